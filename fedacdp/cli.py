@@ -1,0 +1,218 @@
+"""The command line."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Iterator
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from pydantic import ValidationError
+
+from fedacdp.config import ConfigError, Execution, Study, explain, parts_of, read_study, setting
+
+app = typer.Typer(
+    help="Simulate a collective of users that steers a model trained on their data under differential privacy.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+data_app = typer.Typer(help="Data sets.", no_args_is_help=True)
+app.add_typer(data_app, name="data")
+
+
+class Format(StrEnum):
+    """Formats of the table."""
+
+    csv = "csv"
+    json = "json"
+    parquet = "parquet"
+    md = "md"
+
+
+class Listing(StrEnum):
+    """What can be listed."""
+
+    strategies = "strategies"
+    mechanisms = "mechanisms"
+    datasets = "datasets"
+    models = "models"
+    experiments = "experiments"
+
+
+@app.command()
+def run(
+    study: Annotated[str, typer.Argument(help="A study file, or the name of one in experiments/.")] = "quickstart",
+    out: Annotated[Path, typer.Option(help="Folder of results.")] = Path("results"),
+    set_: Annotated[list[str], typer.Option("--set", help="KEY=TOML: change the base, e.g. strategy.alpha=0.1.")] = [],  # noqa: B006
+    engine: Annotated[str, typer.Option(help="flower or local.")] = "flower",
+    nodes: Annotated[int, typer.Option(help="Flower nodes.")] = 2,
+    chunk: Annotated[int, typer.Option(help="Users trained at once; part of what fixes the bits.")] = 128,
+    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    gpus_per_node: Annotated[float, typer.Option(help="Share of a GPU per Flower node.")] = 0.0,
+    jobs: Annotated[int, typer.Option(help="Runs in flight at once.")] = 2,
+    data_dir: Annotated[Path, typer.Option(help="Folder of downloaded data sets.")] = Path("~/.cache/fedacdp"),
+) -> None:
+    """Run a study, or what is missing of it; write its page."""
+    from fedacdp import study as studies
+    from fedacdp.display import Lines, closing_table
+
+    found = find_study(study)
+    if set_:
+        found = found.with_set(dict(setting(text) for text in set_))
+    execution = execution_of(
+        engine=engine,
+        nodes=nodes,
+        chunk=chunk,
+        device=device,
+        gpus_per_node=gpus_per_node,
+        jobs=jobs,
+        data_dir=data_dir,
+    )
+    folder, tasks = studies.plan(found, out, execution)
+    failed = 0
+    if tasks:
+        with _engine(execution) as compute, Lines() as display:
+            failed = studies.execute(found, folder, tasks, execution, compute, display)
+    else:
+        typer.echo("Every run is there already.", err=True)
+    closing_table(folder)
+    page = _page(folder)
+    typer.echo(f"Page: {page}", err=True)
+    if failed:
+        raise typer.Exit(1)
+
+
+@app.command()
+def table(
+    folder: Annotated[Path, typer.Argument(help="A folder of results.")],
+    format: Annotated[Format, typer.Option(help="Format.")] = Format.csv,
+) -> None:
+    """Print the tidy table: one row per run, round, metric and group."""
+    from fedacdp.results import table as tidy
+
+    frame = tidy(folder)
+    if format is Format.parquet:
+        frame.to_parquet(sys.stdout.buffer, index=False)
+    elif format is Format.csv:
+        frame.to_csv(sys.stdout, index=False)
+    elif format is Format.json:
+        frame.to_json(sys.stdout, orient="records", lines=False)
+    else:
+        from fedacdp.display import markdown
+
+        typer.echo(markdown(frame))
+
+
+@app.command()
+def report(
+    folder: Annotated[Path, typer.Argument(help="A folder of results.")],
+    out: Annotated[Path | None, typer.Option(help="The page; default FOLDER/report.html.")] = None,
+) -> None:
+    """Write the page: one HTML file that opens from disk."""
+    typer.echo(str(_page(folder, out)))
+
+
+@app.command("list")
+def list_(what: Annotated[Listing | None, typer.Argument(help="Which parts.")] = None) -> None:
+    """List strategies, mechanisms, data sets, models and experiments with a line on each."""
+    fields = {"strategies": "strategy", "mechanisms": "privacy", "datasets": "data", "models": "model"}
+    for listing in [what] if what else list(Listing):
+        if not what:
+            typer.echo(f"{listing.value}:")
+        if listing is Listing.experiments:
+            for path in study_files():
+                typer.echo(f"  {path.stem:22} {read_study(path).question}")
+        else:
+            for name, part in parts_of(fields[listing.value]).items():
+                typer.echo(f"  {name:22} {' '.join((part.__doc__ or '').split(chr(10) * 2)[0].split())}")
+
+
+@data_app.command()
+def fetch(
+    name: Annotated[str, typer.Argument(help="A data set.")],
+    data_dir: Annotated[Path, typer.Option(help="Folder of downloaded data sets.")] = Path("~/.cache/fedacdp"),
+) -> None:
+    """Download a data set, checked."""
+    known = parts_of("data")
+    if name not in known:
+        raise ConfigError(f"unknown data set {name!r}; known: {', '.join(known)}")
+    try:
+        typer.echo(known[name].model_validate({"name": name, "users": 1}).fetch(data_dir.expanduser()))  # type: ignore[attr-defined]
+    except (ValueError, OSError) as error:
+        raise ConfigError(f"{name}: {error}") from None
+
+
+def find_study(study: str) -> Study:
+    """The study in a file, or by name among those in experiments/."""
+    path = Path(study)
+    if path.suffix == ".toml" or path.exists():
+        return read_study(path)
+    known = {file.stem: file for file in study_files()}
+    if study not in known:
+        raise ConfigError(f"{study}: no such study; known: {', '.join(known)}, or the path of a TOML file")
+    return read_study(known[study])
+
+
+def study_files() -> list[Path]:
+    """The studies in experiments/ of this checkout, or those that came with the package."""
+    package = Path(__file__).parent
+    found = [place for place in (package.parent / "experiments", package / "experiments") if place.is_dir()]
+    return sorted(found[0].glob("*.toml")) if found else []
+
+
+def execution_of(**fields: Any) -> Execution:
+    """The execution that the options ask for; ConfigError names the option."""
+    try:
+        return Execution(**fields)
+    except ValidationError as error:
+        raise ConfigError("; ".join("--" + line.replace("_", "-", 1) for line in explain(error, Execution))) from None
+
+
+@contextlib.contextmanager
+def _engine(execution: Execution) -> Iterator[Any]:
+    if execution.engine == "local":
+        from fedacdp.study import here
+
+        with here(execution) as compute:
+            yield compute
+    else:
+        from fedacdp.flower import simulation
+
+        with simulation(execution) as compute:
+            yield compute
+
+
+def _page(folder: Path, out: Path | None = None) -> Path:
+    from fedacdp.report import write_page
+
+    return write_page(folder, out or folder / "report.html")
+
+
+def main() -> None:
+    """The entry point: wrong input ends with one line and exit status 2, never with a traceback."""
+    try:
+        app(standalone_mode=False)
+    except ConfigError as error:
+        fail(str(error), 2)
+    except typer.Abort:
+        fail("interrupted", 130)
+    except KeyboardInterrupt:
+        fail("interrupted; run the same command again to go on", 130)
+    except Exception as error:
+        import click
+
+        if isinstance(error, click.ClickException):
+            fail(error.format_message(), 2)
+        if isinstance(error, click.exceptions.Exit):
+            sys.exit(error.exit_code)
+        raise
+
+
+def fail(message: str, status: int) -> None:
+    """One line on stderr, and the end."""
+    typer.echo(f"error: {' '.join(message.split())}", err=True)
+    sys.exit(status)

@@ -1,0 +1,264 @@
+"""What an experiment is, how it is scheduled, and what a study file means."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import itertools
+import json
+import re
+import tomllib
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    SerializeAsAny,
+    ValidationError,
+    model_validator,
+)
+
+from fedacdp.data.base import DataSet, Source
+from fedacdp.models.base import Model
+from fedacdp.parts import Part, PartError, discover, parse
+from fedacdp.privacy.base import Mechanism, Plan
+from fedacdp.strategy import Strategy
+
+PARTS: dict[str, tuple[str, type[Part]]] = {
+    "data": ("fedacdp.data", DataSet),
+    "model": ("fedacdp.models", Model),
+    "strategy": ("strategies", Strategy),
+    "privacy": ("fedacdp.privacy", Mechanism),
+}
+"""Field of an experiment -> the folder of its parts and their base class."""
+
+
+class ConfigError(Exception):
+    """Wrong input, told in one line that names the field, the value and what is allowed."""
+
+
+def parts_of(field: str) -> dict[str, type[Part]]:
+    """Every part that may stand in a field of an experiment, by name."""
+    return discover(*PARTS[field])
+
+
+def _part(field: str) -> BeforeValidator:
+    return BeforeValidator(lambda value: parse(field, *PARTS[field], value))
+
+
+class Training(BaseModel):
+    """How the platform trains: T rounds on Poisson cohorts, and each user's plain SGD.
+
+    Exactly one of local_steps and local_epochs; batch = "full" takes all of a user's records at each step. The server
+    adds server_lr * (sum of updates) / (sampling_prob * users) to the model.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    rounds: PositiveInt
+    sampling_prob: float = Field(gt=0, le=1)
+    local_steps: PositiveInt | None = None
+    local_epochs: PositiveInt | None = None
+    batch: PositiveInt | Literal["full"] = "full"
+    local_lr: float = Field(ge=0)
+    server_lr: PositiveFloat = 1.0
+    evaluate_every: PositiveInt = 1
+
+    @model_validator(mode="after")
+    def _one_of_two(self) -> Self:
+        if (self.local_steps is None) == (self.local_epochs is None):
+            given = "neither" if self.local_steps is None else "both"
+            raise ValueError(f"local_steps, local_epochs: exactly one must be given, not {given}")
+        return self
+
+
+class Experiment(BaseModel):
+    """Everything that may change a number. Frozen; `run_id` is its digest."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    data: Annotated[SerializeAsAny[DataSet], _part("data")]
+    model: Annotated[SerializeAsAny[Model], _part("model")]
+    strategy: Annotated[SerializeAsAny[Strategy], _part("strategy")]
+    privacy: Annotated[SerializeAsAny[Mechanism], _part("privacy")]
+    training: Training
+    seed: NonNegativeInt = 0
+
+    @model_validator(mode="after")
+    def _combine(self) -> Self:
+        if self.privacy.name == "local_dpsgd" and self.training.local_steps is None:
+            raise ValueError("training.local_epochs: local_dpsgd needs local_steps, epochs depend on private sizes")
+        return self
+
+    @cached_property
+    def text(self) -> str:
+        """The canonical form: JSON with sorted keys."""
+        return json.dumps(self.model_dump(mode="json"), sort_keys=True, allow_nan=False)
+
+    @cached_property
+    def run_id(self) -> str:
+        """Twelve hexadecimal digits of the SHA-256 of the canonical form."""
+        return hashlib.sha256(self.text.encode()).hexdigest()[:12]
+
+    @property
+    def baseline(self) -> Experiment:
+        """The same experiment without a collective, with the same random numbers."""
+        fields = {name: getattr(self, name) for name in Experiment.model_fields}  # model_copy would keep the digest
+        return Experiment(**fields | {"strategy": self.strategy.model_copy(update={"alpha": 0.0})})
+
+    def plan(self, records: int) -> Plan:
+        """The public numbers for a training set of `records`; batch_prob = batch / (records per user), at most 1."""
+        each = records / self.data.users
+        batch = each if self.training.batch == "full" else float(self.training.batch)
+        return Plan(
+            users=self.data.users,
+            sampling_prob=self.training.sampling_prob,
+            rounds=self.training.rounds,
+            local_steps=self.training.local_steps or 0,
+            batch=min(batch, each),
+            batch_prob=min(1.0, batch / each),
+        )
+
+    def check(self, source: Source) -> None:
+        """ConfigError if the parts do not fit the data."""
+        try:
+            if self.data.users > len(source.train):
+                raise ValueError(
+                    f"data.users = {self.data.users}: {self.data.name} has {len(source.train)} training records"
+                )
+            self.strategy.check(source.train.schema)
+            self.model.net(source.train.schema)
+        except ValueError as error:
+            raise ConfigError(str(error)) from None
+
+
+class Execution(BaseModel):
+    """Scheduling only: must not change a number beyond rounding; for a fixed `chunk`, not a bit."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    engine: Literal["flower", "local"] = "flower"
+    nodes: PositiveInt = 2
+    chunk: PositiveInt = 128
+    device: Literal["cpu", "cuda"] = "cpu"
+    gpus_per_node: float = Field(default=0.0, ge=0)
+    jobs: PositiveInt = 1
+    data_dir: Path = Path("~/.cache/fedacdp")
+    checkpoint_every: PositiveInt = 10
+
+
+class Study(BaseModel):
+    """A question, a base experiment and a grid of dotted keys; the product of the grid is the study."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    name: str = Field(pattern=r"^[a-zA-Z0-9][a-zA-Z0-9._-]{0,63}$")
+    question: str = Field(min_length=1)
+    base: dict[str, Any]
+    grid: dict[str, Annotated[list[Any], Field(min_length=1)]] = {}
+
+    def with_set(self, settings: dict[str, Any]) -> Study:
+        """The study with some keys of the base set; a key that the grid varies becomes that one value."""
+        base, grid = copy.deepcopy(self.base), dict(self.grid)
+        for key, value in settings.items():
+            for varied in self.grid:
+                if key != varied and (key.startswith(varied + ".") or varied.startswith(key + ".")):
+                    raise ConfigError(f"--set {key}: the grid varies {varied!r}; set {varied} instead")
+            grid.pop(key, None)
+            _put(base, key, value)
+        return self.model_copy(update={"base": base, "grid": grid})
+
+    def experiments(self) -> list[Experiment]:
+        """Every experiment of the product, in grid order, without repetitions; ConfigError if one is wrong."""
+        found: dict[str, Experiment] = {}
+        for values in itertools.product(*self.grid.values()):
+            raw = copy.deepcopy(self.base)
+            for key, value in zip(self.grid, values, strict=True):
+                _put(raw, key, copy.deepcopy(value))
+            experiment = experiment_from(raw)
+            found.setdefault(experiment.run_id, experiment)
+        return list(found.values())
+
+
+def experiment_from(raw: dict[str, Any]) -> Experiment:
+    """An experiment from plain values; ConfigError in one line."""
+    try:
+        return Experiment.model_validate(raw)
+    except ValidationError as error:
+        raise ConfigError("; ".join(explain(error, Experiment))) from None
+
+
+def read_study(path: Path) -> Study:
+    """The study in a TOML file; ConfigError if it is missing or not a study."""
+    try:
+        raw = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: no such study file") from None
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise ConfigError(f"{path}: not a readable TOML file: {error}") from None
+    if "name" in raw:
+        raise ConfigError(f"{path}: name: unknown key; a study is named by its file")
+    try:
+        return Study.model_validate({"name": path.stem, **raw})
+    except ValidationError as error:
+        raise ConfigError(f"{path}: " + "; ".join(explain(error, Study))) from None
+
+
+def setting(text: str) -> tuple[str, Any]:
+    """`KEY=TOML` of --set; a bare word stands for itself."""
+    key, equals, value = text.partition("=")
+    if not equals or not key.strip():
+        raise ConfigError(f"--set {text}: must be KEY=VALUE, VALUE in TOML")
+    try:
+        return key.strip(), tomllib.loads(f"value = {value}")["value"]
+    except tomllib.TOMLDecodeError as error:
+        if re.fullmatch(r"\s*[A-Za-z_][\w.-]*\s*", value):
+            return key.strip(), value.strip()
+        raise ConfigError(f"--set {text}: the value is not TOML: {error}") from None
+
+
+def explain(error: ValidationError, model: type[BaseModel], prefix: tuple[str, ...] = ()) -> list[str]:
+    """Each fault of a ValidationError as `field = value: what is allowed`."""
+    lines = []
+    for fault in error.errors(include_url=False):
+        place = prefix + tuple(str(step) for step in fault["loc"])
+        inner = fault.get("ctx", {}).get("error")
+        if isinstance(inner, PartError):
+            lines += explain(inner.error, inner.part, place)
+        elif fault["type"] == "extra_forbidden":
+            owner = _owner(model, fault["loc"][:-1])
+            allowed = f"; allowed: {', '.join(owner.model_fields)}" if owner else ""
+            lines.append(f"{'.'.join(place)} = {fault['input']!r}: unknown key{allowed}")
+        elif fault["type"] == "missing":
+            lines.append(f"{'.'.join(place)}: must be given")
+        elif fault["type"] == "value_error" and (not fault["loc"] or isinstance(fault["input"], dict)):
+            lines.append(".".join((*place, str(inner))))
+        else:
+            message = str(inner) if inner is not None else fault["msg"]
+            lines.append(f"{'.'.join(place)} = {fault['input']!r}: {message}")
+    return [" ".join(line.split()) for line in lines]
+
+
+def _owner(model: type[BaseModel], path: tuple[int | str, ...]) -> type[BaseModel] | None:
+    """The model that holds the field at `path`, if it can be told."""
+    for step in path:
+        field = model.model_fields.get(str(step))
+        if field is None or not (isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)):
+            return None
+        model = field.annotation
+    return model
+
+
+def _put(raw: dict[str, Any], key: str, value: Any) -> None:
+    *parents, last = key.split(".")
+    for parent in parents:
+        raw = raw.setdefault(parent, {})
+        if not isinstance(raw, dict):
+            raise ConfigError(f"{key}: {parent} is a single value, it has no keys")
+    raw[last] = value
+
+
+__all__ = ["ConfigError", "Execution", "Experiment", "Study", "Training", "experiment_from", "read_study"]

@@ -1,0 +1,144 @@
+"""What a person sees in the terminal: progress with time left, and the closing table."""
+
+from __future__ import annotations
+
+import math
+import sys
+import threading
+import time
+from collections import Counter
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
+
+import pandas as pd
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+
+from fedacdp.results import table
+
+if TYPE_CHECKING:
+    from fedacdp.study import Task
+
+_PLAIN_EVERY = 15.0  # seconds between lines where there is no terminal
+
+
+class Lines:
+    """Progress of a study: a bar on a terminal, a line now and then elsewhere. Safe to use from several threads."""
+
+    def __init__(self) -> None:
+        self.console = Console(stderr=True)
+        self.lock = threading.Lock()
+        self.total, self.done, self.began, self.said = 0, 0, time.monotonic(), time.monotonic()
+        self.ended: Counter[str] = Counter()
+        self.bar = Progress(
+            TextColumn("rounds"), BarColumn(), MofNCompleteColumn(), TextColumn("elapsed"), TimeElapsedColumn(),
+            TextColumn("left"), TimeRemainingColumn(), TextColumn("{task.description}"), console=self.console,
+        )  # fmt: skip
+        self.task: TaskID | None = None
+
+    def __enter__(self) -> Self:
+        if self.console.is_terminal:
+            self.bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self.console.is_terminal:
+            self.bar.stop()
+
+    def begin(self, rounds: int) -> None:
+        """The rounds that are to be done in all."""
+        self.total, self.began = rounds, time.monotonic()
+        self.task = self.bar.add_task("", total=rounds)
+
+    def advance(self, task: Task, rounds: int) -> None:
+        """So many more rounds of a task are done."""
+        with self.lock:
+            self.done += rounds
+            assert self.task is not None
+            self.bar.advance(self.task, rounds)
+            now = time.monotonic()
+            if not self.console.is_terminal and (now - self.said > _PLAIN_EVERY or self.done == self.total):
+                left = (now - self.began) / self.done * (self.total - self.done)
+                print(f"{self.done} of {self.total} rounds, about {left:.0f} s left", file=sys.stderr, flush=True)  # noqa: T201
+                self.said = now
+
+    def end(self, task: Task, status: str, reason: str) -> None:
+        """A task has ended."""
+        with self.lock:
+            self.ended[status] += 1
+            assert self.task is not None
+            self.bar.update(self.task, description=", ".join(f"{n} {s}" for s, n in self.ended.items()))
+            if status != "done":
+                self.console.print(f"run {task.experiment.run_id} {status}: {escape(reason)}", highlight=False)
+
+
+def closing_table(folder: Path) -> None:
+    """Accuracy and success at the last round, for every setting and alpha: mean over seeds."""
+    console = Console(stderr=True)
+    frame = table(folder)
+    shown = Table("setting", "alpha", "seeds", "accuracy", "success", "without\ncollective")
+    last = None
+    for row in summarise(frame).to_dict("records"):
+        numbers = [_three_digits(row[name]) for name in ("accuracy", "success", "success_baseline")]
+        if last is not None and row["setting"] != last:
+            shown.add_section()
+        shown.add_row(
+            "" if row["setting"] == last else escape(row["setting"]), f"{row['alpha']:g}", f"{row['seeds']:g}", *numbers
+        )
+        last = row["setting"]
+    console.print(shown)
+    for setting, guarantee in frame.groupby("setting").first().iterrows():
+        console.print(escape(f"{setting}: {_in_short(guarantee)}"), highlight=False)
+    for warning in sorted(set(frame["warning"]) - {""}):
+        console.print(escape(f"warning: {warning}"), highlight=False)
+
+
+def _in_short(guarantee: pd.Series) -> str:
+    if not math.isfinite(guarantee["epsilon"]):
+        return "no privacy guarantee"
+    return (
+        f"epsilon {guarantee['epsilon']:.3g} at delta {guarantee['delta']:g} per {guarantee['unit']}, "
+        f"{guarantee['adjacency'].replace('_', '-')}, against the {guarantee['observer'].replace('_', ' ')}"
+    )
+
+
+def _three_digits(value: float) -> str:
+    return "" if math.isnan(value) else f"{value:.3f}"
+
+
+def summarise(frame: pd.DataFrame) -> pd.DataFrame:
+    """One row per setting and alpha: last-round `accuracy`, `success` and `success_baseline` of group "all", mean over
+    the seeds, and their number."""
+    last = frame[(frame["group"] == "all") & (frame["status"] == "done")]
+    last = last[last["round"] == last.groupby("run_id")["round"].transform("max")]
+    names = ["setting", "alpha", "epsilon", "unit", "observer", "warning"]
+    means = last.pivot_table(index=names, columns="metric", values="value", aggfunc="mean", dropna=False, observed=True)
+    seeds = last.groupby(names, dropna=False)["run_id"].nunique().rename("seeds")
+    found = means.join(seeds, how="inner").reset_index()
+    for metric in ("accuracy", "success", "success_baseline"):
+        if metric not in found:
+            found[metric] = float("nan")
+    return found.dropna(subset=["seeds"])
+
+
+def markdown(frame: pd.DataFrame) -> str:
+    """The closing table as Markdown."""
+    columns = ["setting", "alpha", "seeds", "epsilon", "unit", "observer", "accuracy", "success", "success_baseline"]
+    lines = ["| " + " | ".join(columns) + " |", "|" + " --- |" * len(columns)]
+    for row in summarise(frame)[columns].itertuples(index=False):
+        cells = [f"{cell:.4g}" if isinstance(cell, float) else str(cell).replace("|", "\\|") for cell in row]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)

@@ -1,0 +1,47 @@
+"""Metrics of a round. Each has one definition, and its denominator is in its docstring."""
+
+from __future__ import annotations
+
+import numpy as np
+
+Value = tuple[str, str, float]
+"""A metric's name, the group it is about ("all" for everybody), and its value."""
+
+
+def accuracy(guess: np.ndarray, truth: np.ndarray, target: int | None) -> list[Value]:
+    """`accuracy`: correct / held-out records; by group: `target_class` records whose true class is the collective's
+    target, `other_classes` the rest. Groups without records are left out."""
+    hit = guess == truth
+    values = [("accuracy", "all", float(hit.mean()))]
+    if target is not None:
+        for group, rows in {"target_class": truth == target, "other_classes": truth != target}.items():
+            if rows.any():
+                values.append(("accuracy", group, float(hit[rows].mean())))
+    return values
+
+
+def successes(found: dict[str, float]) -> list[Value]:
+    """What a strategy's `success` returned: `success` of group "all", `success@group` of that group. Its denominator is
+    in the strategy's docstring."""
+    return [(name.partition("@")[0], name.partition("@")[2] or "all", value) for name, value in found.items()]
+
+
+def cohort(sampled: int, norms: np.ndarray, factors: np.ndarray, acting: np.ndarray) -> list[Value]:
+    """What the server's side of the simulation saw in a round, from `sampled` users of whom len(norms) sent an update:
+
+    `cohort_size`: users sampled. `messages`: updates sent; group `acting`: by members following the strategy.
+    `update_norm`: median L2 norm before clipping, for all, for acting members and for others. `clipped_fraction`:
+    updates scaled down / updates sent. `nonfinite_updates`: updates with infinity or NaN, which count as zero.
+    """
+    finite = np.isfinite(norms)
+    values = [
+        ("cohort_size", "all", float(sampled)),
+        ("messages", "all", float(len(norms))),
+        ("messages", "acting", float(acting.sum())),
+        ("nonfinite_updates", "all", float((~finite).sum())),
+        ("clipped_fraction", "all", float(((factors < 1) & finite).mean()) if len(norms) else 0.0),
+    ]
+    for group, rows in {"all": finite, "acting": finite & acting, "others": finite & ~acting}.items():
+        if rows.any():
+            values.append(("update_norm", group, float(np.median(norms[rows]))))
+    return values

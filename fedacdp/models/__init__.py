@@ -1,0 +1,1 @@
+"""Models. One file per model, none with batch statistics."""

@@ -1,0 +1,93 @@
+"""Models as functions of a flat parameter vector."""
+
+from __future__ import annotations
+
+import math
+from abc import abstractmethod
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import torch
+from torch import nn
+
+from fedacdp.keys import Key
+from fedacdp.parts import Part
+from fedacdp.users import Schema
+
+
+class Model(Part):
+    """A model: a torch module built for a schema. No batch statistics, no dropout, no state besides parameters."""
+
+    @abstractmethod
+    def module(self, schema: Schema) -> nn.Module:
+        """The untrained module, x (m, *F) -> logits (m, classes); ValueError if it does not fit the schema."""
+
+    def net(self, schema: Schema) -> Net:
+        """The module as a function of a flat parameter vector."""
+        with torch.device("meta"):
+            module = self.module(schema)
+        if any(True for _ in module.buffers()):
+            raise ValueError(f"model.name = {self.name!r}: modules with buffers (batch statistics) are not allowed")
+        return Net(module)
+
+
+@dataclass(frozen=True)
+class Net:
+    """A module without values of its own; P parameters live outside, in one flat vector in the order of
+    `named_parameters`."""
+
+    module: nn.Module
+
+    @cached_property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Name -> shape of each parameter, in order."""
+        return {name: tuple(p.shape) for name, p in self.module.named_parameters()}
+
+    @cached_property
+    def size(self) -> int:
+        """P, the number of parameters."""
+        return sum(math.prod(shape) for shape in self.shapes.values())
+
+    def unflatten(self, flat: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Views of flat (..., P) by name: (..., *shape)."""
+        pieces = flat.split([math.prod(shape) for shape in self.shapes.values()], dim=-1)
+        lead = flat.shape[:-1]
+        return {
+            name: piece.reshape(*lead, *shape) for (name, shape), piece in zip(self.shapes.items(), pieces, strict=True)
+        }
+
+    def logits(self, parameters: dict[str, torch.Tensor], x: torch.Tensor) -> torch.Tensor:
+        """Logits (m, classes) of x (m, *F)."""
+        logits: torch.Tensor = torch.func.functional_call(self.module, parameters, (x,))
+        return logits
+
+    def predict(self, flat: np.ndarray, x: np.ndarray, block: int = 2048) -> np.ndarray:
+        """The most likely class of each record, (m,) int64, from flat parameters (P,), a block of records at a time."""
+        parameters = self.unflatten(torch.from_numpy(flat))
+        with torch.no_grad():
+            found = [
+                self.logits(parameters, torch.from_numpy(x[first : first + block])).argmax(-1)
+                for first in range(0, len(x), block)
+            ]
+        return torch.cat(found).numpy() if found else np.zeros(0, np.int64)
+
+    def initial(self, key: Key) -> np.ndarray:
+        """Starting values (P,) float32: weights and biases uniform on +-1/sqrt(fan in) as torch draws them, norm
+        layers at one and zero, embeddings standard normal."""
+        rng, values = key.rng(), {}
+        for path, layer in self.module.named_modules():
+            for name, parameter in layer.named_parameters(recurse=False):
+                full = f"{path}.{name}" if path else name
+                values[full] = _initial(layer, name, tuple(parameter.shape), rng)
+        return np.concatenate([values[name].ravel() for name in self.shapes]).astype(np.float32)
+
+
+def _initial(layer: nn.Module, name: str, shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
+    if isinstance(layer, nn.GroupNorm | nn.LayerNorm):
+        return np.ones(shape) if name == "weight" else np.zeros(shape)
+    if isinstance(layer, nn.Embedding):
+        return rng.standard_normal(shape)
+    weight = getattr(layer, "weight", None)
+    fan_in = math.prod(weight.shape[1:]) if isinstance(weight, torch.Tensor) and weight.ndim > 1 else max(1, shape[-1])
+    return rng.uniform(-1.0, 1.0, shape) / math.sqrt(fan_in)

@@ -1,0 +1,18 @@
+"""Multinomial logistic regression."""
+
+import math
+from typing import Literal
+
+from torch import nn
+
+from fedacdp.models.base import Model
+from fedacdp.users import Schema
+
+
+class Logistic(Model):
+    """One dense layer from the flattened record to the classes."""
+
+    name: Literal["logistic"] = "logistic"
+
+    def module(self, schema: Schema) -> nn.Module:
+        return nn.Sequential(nn.Flatten(), nn.Linear(math.prod(schema.shape), len(schema.classes)))

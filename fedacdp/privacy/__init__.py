@@ -1,0 +1,1 @@
+"""Privacy mechanisms: where noise enters and what it costs. One file per mechanism."""

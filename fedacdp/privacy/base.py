@@ -1,0 +1,246 @@
+"""The mechanism: what happens to one example, to one user's update, to the sum, and the event that accounts for it."""
+
+from __future__ import annotations
+
+import math
+from abc import abstractmethod
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
+
+import numpy as np
+from pydantic import Field, PositiveFloat, model_validator
+
+from fedacdp.keys import Key
+from fedacdp.parts import Part
+from fedacdp.privacy import accounting
+
+if TYPE_CHECKING:
+    from fedacdp.privacy.accounting import Gaussians
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The public numbers of an experiment, all that a mechanism may depend on: users N, sampling_prob q, rounds T,
+    local_steps, expected batch and the chance batch_prob that an example enters it."""
+
+    users: int
+    sampling_prob: float
+    rounds: int
+    local_steps: int
+    batch: float
+    batch_prob: float
+
+    @property
+    def cohort(self) -> float:
+        """The expected cohort qN: the public number that every sum is divided by."""
+        return self.sampling_prob * self.users
+
+    @property
+    def usual_messages(self) -> int:
+        """ceil(qT), the messages a user sends on average, rounded up."""
+        return max(1, math.ceil(self.sampling_prob * self.rounds - 1e-9))
+
+
+@dataclass(frozen=True)
+class ExampleRule:
+    """DP-SGD at each local step: every example enters with chance `batch_prob`, its gradient is clipped to `clip_norm`,
+    N(0, (noise_multiplier * clip_norm)^2 I) is added to the sum, and the sum is divided by the expected batch."""
+
+    clip_norm: float
+    noise_multiplier: float
+    batch_prob: float
+    batch: float
+    implementation: str
+
+
+class Noise(NamedTuple):
+    """A noise vector (P,) float64, and how many noise vectors of the mechanism it stands for."""
+
+    vector: np.ndarray
+    draws: int
+
+
+@dataclass(frozen=True)
+class Guarantee:
+    """What an epsilon means. Columns of the table and the statement of the page come from here and nowhere else."""
+
+    mechanism: str
+    unit: str
+    observer: str
+    adjacency: str
+    epsilon: float
+    delta: float
+    noise_multiplier: float
+    clip_norm: float
+    sampler: str
+    releases: str
+    mu: float | None = None
+    accountant: str = accounting.ACCOUNTANT
+    opinions: dict[str, float] = field(default_factory=dict)
+    per_message_epsilon: float | None = None
+    warnings: tuple[str, ...] = ()
+
+    NOT_COVERED: ClassVar[str] = (
+        "Not covered: test metrics, update norms, cohort sizes, data-set statistics used for standardising. "
+        "Tuning not counted. Noise comes from a recorded seed: a simulation, not a private release."
+    )
+
+    @property
+    def sentence(self) -> str:
+        """The guarantee in words, with everything that gives the number its meaning (NIST SP 800-226)."""
+        if not math.isfinite(self.epsilon):
+            return f"{self.mechanism}: no privacy guarantee."
+        once = (
+            "" if self.per_message_epsilon is None else f" One message alone: epsilon = {self.per_message_epsilon:.3g}."
+        )
+        return (
+            f"epsilon = {self.epsilon:.3g} at delta = {self.delta:g}; unit: {self.unit}; adjacency: "
+            f"{self.adjacency.replace('_', '-')}; against {OBSERVERS[self.observer]}; {self.sampler}; {self.releases}; "
+            f"noise multiplier {self.noise_multiplier:.4g}, clip norm {self.clip_norm:g}; {self.accountant}.{once} "
+            f"{self.NOT_COVERED}"
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values for the manifest; infinity as text and NaN as null, because JSON has neither."""
+        plain = asdict(self) | {"sentence": self.sentence}
+        return {name: _json_number(value) for name, value in plain.items()}
+
+
+OBSERVERS = {
+    "model_holder": "anyone who sees every released model, not against the server",
+    "server": "the server, which sees every message and its sender",
+    "none": "nobody",
+}
+
+
+class Mechanism(Part):
+    """A privacy mechanism. The defaults are those of no privacy at all; a mechanism overrides what it changes.
+
+    A mechanism is used through `calibrated(plan)`, which has a noise multiplier whatever was given.
+    """
+
+    unit: ClassVar[str] = "none"
+    observer: ClassVar[str] = "none"
+    adjacency: ClassVar[str] = "none"
+
+    def calibrated(self, plan: Plan) -> Self:
+        """This mechanism with the noise that its epsilon asks for under `plan`."""
+        return self
+
+    def message_limit(self, plan: Plan) -> int | None:
+        """The largest number of rounds a user may take part in, enforced by the sampler; None for no limit."""
+        return None
+
+    def example_rule(self, plan: Plan) -> ExampleRule | None:
+        """What is done to per-example gradients in local training; None for plain SGD."""
+        return None
+
+    def clip_factors(self, norms: np.ndarray) -> np.ndarray:
+        """The factor on each user's update from its L2 norm, both (U,) float64; 0 for an update that is not finite."""
+        return np.isfinite(norms).astype(np.float64)
+
+    def message_noise(self, ids: np.ndarray, size: int, key: Key) -> Noise | None:
+        """The sum over users `ids` of the noise that each adds to its own message; None for none."""
+        return None
+
+    def sum_noise(self, count: int, size: int, key: Key) -> Noise | None:
+        """Noise on the sum of a round's `count` messages; None for none."""
+        return None
+
+    def draws(self, plan: Plan, messages: int) -> int:
+        """How many noise vectors a whole run in which users sent `messages` updates in all must have drawn."""
+        return 0
+
+    def guarantee(self, plan: Plan) -> Guarantee:
+        """The guarantee of a whole run of `plan`."""
+        return Guarantee(
+            self.name, "none", "none", "none", math.inf, math.nan, 0.0, math.nan, "no noise", "no clipping"
+        )
+
+
+class Noisy(Mechanism):
+    """A mechanism with clipping and Gaussian noise, given by exactly one of epsilon and noise_multiplier."""
+
+    epsilon: PositiveFloat | None = None
+    noise_multiplier: float | None = Field(default=None, ge=0)
+    delta: float = Field(gt=0, lt=1)
+    clip_norm: PositiveFloat
+
+    @model_validator(mode="after")
+    def _one_of_two(self) -> Self:
+        if (self.epsilon is None) == (self.noise_multiplier is None):
+            given = "neither" if self.epsilon is None else "both"
+            raise ValueError(f"epsilon, noise_multiplier: exactly one must be given, not {given}")
+        return self
+
+    @abstractmethod
+    def releases(self, plan: Plan) -> Gaussians:
+        """The Gaussians that a run of `plan` releases about one unit, seen by the observer."""
+
+    def ratio_to_multiplier(self, ratio: float) -> float:
+        """The noise multiplier at which sigma / sensitivity is `ratio` (add-or-remove: sensitivity = clip_norm)."""
+        return ratio
+
+    def calibrated(self, plan: Plan) -> Self:
+        if self.noise_multiplier is not None:
+            return self
+        assert self.epsilon is not None
+        shape = self.model_copy(update={"epsilon": None, "noise_multiplier": 1.0}).releases(plan)
+        ratio = accounting.calibrate(self.epsilon, self.delta, shape.rate, shape.count)
+        return self.model_copy(update={"epsilon": None, "noise_multiplier": self.ratio_to_multiplier(ratio)})
+
+    @property
+    def multiplier(self) -> float:
+        """The noise multiplier in force; only a calibrated mechanism has one."""
+        if self.noise_multiplier is None:
+            raise ValueError(f"privacy.noise_multiplier: {self.name} must be calibrated first")
+        return self.noise_multiplier
+
+    @property
+    def sigma(self) -> float:
+        """Standard deviation of the noise in the units of an update: noise_multiplier * clip_norm."""
+        return self.multiplier * self.clip_norm
+
+    def guarantee(self, plan: Plan) -> Guarantee:
+        noisy = self.calibrated(plan)
+        releases = noisy.releases(plan)
+        warnings: tuple[str, ...] = ()
+        if self.delta >= 1 / plan.users:
+            warnings = (
+                f"delta = {self.delta:g} is not below 1/users = {1 / plan.users:g}: it permits betraying a user",
+            )
+        return Guarantee(
+            mechanism=self.name,
+            unit=self.unit,
+            observer=self.observer,
+            adjacency=self.adjacency,
+            epsilon=accounting.epsilon(releases, self.delta),
+            delta=self.delta,
+            noise_multiplier=noisy.multiplier,
+            clip_norm=self.clip_norm,
+            sampler=self.sampler(plan),
+            releases=self.composition(plan),
+            mu=releases.mu,
+            warnings=warnings,
+        )
+
+    @abstractmethod
+    def sampler(self, plan: Plan) -> str:
+        """The sampler that amplifies, in words."""
+
+    @abstractmethod
+    def composition(self, plan: Plan) -> str:
+        """What is composed, in words."""
+
+
+def clip_factors(norms: np.ndarray, bound: float) -> np.ndarray:
+    """min(1, bound / norm) in float64, 1 at norm 0 and 0 where the norm is not finite; (U,) from (U,)."""
+    finite = np.isfinite(norms)
+    safe = np.where(finite & (norms > bound), norms, bound)
+    return np.where(finite, bound / safe, 0.0)
+
+
+def _json_number(value: Any) -> Any:
+    if isinstance(value, float) and not math.isfinite(value):
+        return "inf" if value > 0 else None
+    return value

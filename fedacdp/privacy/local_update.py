@@ -1,0 +1,72 @@
+"""Local, user-level differential privacy: every user clips its update and adds noise before it leaves the device."""
+
+from __future__ import annotations
+
+import math
+from typing import ClassVar, Literal
+
+import numpy as np
+from pydantic import PositiveInt
+
+from fedacdp.keys import Key
+from fedacdp.privacy import accounting
+from fedacdp.privacy.accounting import Gaussians
+from fedacdp.privacy.base import Guarantee, Noise, Noisy, Plan, clip_factors
+
+
+class LocalUpdate(Noisy):
+    """A user sends clip(update, C) + N(0, (z C)^2 I). Against the server any two inputs are neighbours: sensitivity 2C.
+
+    A user sends at most `max_messages` (default ceil(qT)); the sampler enforces it and the epsilon is that of all of
+    them. Being sampled amplifies nothing, because the server sees who sends.
+
+    noise_per = "message": one noise vector per user, as deployed. noise_per = "sum" (default): one vector
+    N(0, count (z C)^2 I) per round, the exact distribution of the sum of `count` independent ones, for servers that use
+    the sum alone.
+    """
+
+    name: Literal["local_update"] = "local_update"
+    unit: ClassVar[str] = "user"
+    observer: ClassVar[str] = "server"
+    adjacency: ClassVar[str] = "replace_one"
+    max_messages: PositiveInt | None = None
+    noise_per: Literal["sum", "message"] = "sum"
+
+    def message_limit(self, plan: Plan) -> int:
+        return min(plan.rounds, self.max_messages or plan.usual_messages)
+
+    def clip_factors(self, norms: np.ndarray) -> np.ndarray:
+        return clip_factors(norms, self.clip_norm)
+
+    def message_noise(self, ids: np.ndarray, size: int, key: Key) -> Noise | None:
+        if self.noise_per == "sum":
+            return None
+        total = np.zeros(size)
+        for user in ids:
+            total += key.fold(int(user)).rng().normal(0.0, self.sigma, size)
+        return Noise(total, len(ids))
+
+    def sum_noise(self, count: int, size: int, key: Key) -> Noise | None:
+        if self.noise_per == "message":
+            return None
+        return Noise(key.rng().normal(0.0, math.sqrt(count) * self.sigma, size), count)
+
+    def draws(self, plan: Plan, messages: int) -> int:
+        return messages
+
+    def releases(self, plan: Plan) -> Gaussians:
+        return Gaussians(self.multiplier / 2, 1.0, self.message_limit(plan))
+
+    def ratio_to_multiplier(self, ratio: float) -> float:
+        return 2 * ratio
+
+    def guarantee(self, plan: Plan) -> Guarantee:
+        once = Gaussians(self.calibrated(plan).multiplier / 2, 1.0, 1)
+        whole = super().guarantee(plan)
+        return Guarantee(**{**vars(whole), "per_message_epsilon": accounting.epsilon(once, self.delta)})
+
+    def sampler(self, plan: Plan) -> str:
+        return "no amplification by sampling, the server sees who sends"
+
+    def composition(self, plan: Plan) -> str:
+        return f"at most {self.message_limit(plan)} messages of a user in {plan.rounds} rounds, enforced"

@@ -1,0 +1,257 @@
+"""A run on disk, and the tidy table of many runs.
+
+`<out>/<study>/<run_id>/` holds experiment.json, rounds.parquet, model.safetensors and, written last, manifest.json: a
+run is there when its manifest is. While it runs there is a checkpoint.safetensors. Nothing is pickled.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from safetensors.numpy import load, save
+
+from fedacdp.config import ConfigError, Experiment, experiment_from
+from fedacdp.rounds import Row, State
+
+COLUMNS = [
+    "study",
+    "run_id",
+    "seed",
+    "dataset",
+    "model",
+    "users",
+    "strategy",
+    "alpha",
+    "mechanism",
+    "unit",
+    "observer",
+    "adjacency",
+    "epsilon",
+    "delta",
+    "noise_multiplier",
+    "clip_norm",
+    "sampling_prob",
+    "round",
+    "metric",
+    "group",
+    "value",
+    "seconds",
+    "setting",
+    "role",
+    "status",
+    "warning",
+]
+"""Columns of the tidy table. `setting` names what distinguishes the run's experiment besides seed and alpha: runs are
+repetitions of each other if, and only if, setting and alpha agree. `role` is `run`, or `baseline` for a run without a
+collective that was added for comparison."""
+
+_ROUNDS = {"round": "int32", "metric": "str", "group": "str", "value": "float64", "seconds": "float64"}
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a run has come: the state after its last round, and the rows of all its rounds."""
+
+    state: State
+    rows: list[Row]
+
+
+def write(path: Path, content: bytes) -> None:
+    """Write a file so that it is there whole or not at all, also after a power cut."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(temporary, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write indented JSON; ValueError for infinity or NaN, which JSON does not have."""
+    write(path, (json.dumps(value, indent=1, allow_nan=False) + "\n").encode())
+
+
+def save_checkpoint(folder: Path, progress: Progress) -> None:
+    """Keep how far the run has come, in one file."""
+    state = progress.state
+    rows = [[row.round, row.seconds, row.values] for row in progress.rows]
+    about = {"round": state.round, "sent": state.sent, "draws": state.draws, "rows": rows}
+    arrays = {"parameters": state.parameters, "messages": state.messages}
+    write(folder / "checkpoint.safetensors", save(arrays, {"progress": json.dumps(about)}))
+
+
+def load_checkpoint(folder: Path) -> Progress | None:
+    """How far the run had come, None if there is nothing to go on from."""
+    path = folder / "checkpoint.safetensors"
+    if not path.exists():
+        return None
+    content = path.read_bytes()
+    try:
+        about = json.loads(_metadata(content)["progress"])
+        arrays = load(content)
+        rows = [Row(number, seconds, [(m, g, v) for m, g, v in values]) for number, seconds, values in about["rows"]]
+        return Progress(
+            State(about["round"], arrays["parameters"], arrays["messages"], about["sent"], about["draws"]), rows
+        )
+    except (ValueError, KeyError, TypeError) as error:
+        raise ConfigError(f"{path}: damaged checkpoint ({error}); delete it to start this run again") from None
+
+
+def save_rounds(folder: Path, rows: list[Row]) -> None:
+    """The rounds of a run as Parquet: one line per metric and group."""
+    lines = [(row.round, metric, group, value, row.seconds) for row in rows for metric, group, value in row.values]
+    frame = pd.DataFrame(lines, columns=list(_ROUNDS)).astype(_ROUNDS)
+    buffer = io.BytesIO()
+    frame.to_parquet(buffer, index=False)
+    write(folder / "rounds.parquet", buffer.getvalue())
+
+
+def save_model(folder: Path, shapes: dict[str, tuple[int, ...]], parameters: np.ndarray) -> None:
+    """The model as safetensors, one float32 array per parameter, by name."""
+    ends = np.cumsum([math.prod(shape) for shape in shapes.values()])[:-1]
+    pieces = np.split(parameters.astype(np.float32), ends)
+    named = {name: piece.reshape(shape) for (name, shape), piece in zip(shapes.items(), pieces, strict=True)}
+    write(folder / "model.safetensors", save(named))
+
+
+def manifest_of(folder: Path) -> dict[str, Any] | None:
+    """The manifest of a run folder, None if the run is not finished; ConfigError if it is damaged."""
+    path = folder / "manifest.json"
+    if not path.exists():
+        return None
+    try:
+        manifest: dict[str, Any] = json.loads(path.read_text())
+        return manifest if isinstance(manifest["status"], str) else None
+    except (ValueError, KeyError, TypeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: damaged manifest ({error}); delete the folder to run it again") from None
+
+
+def finished_runs(folder: Path) -> Iterator[tuple[Path, dict[str, Any], Experiment]]:
+    """Every finished run at or below `folder`: its folder, manifest and experiment."""
+    if not folder.is_dir():
+        raise ConfigError(f"{folder}: no such folder of results")
+    for path in sorted(folder.rglob("manifest.json")):
+        manifest = manifest_of(path.parent)
+        if manifest is None:
+            continue
+        try:
+            raw = json.loads((path.parent / "experiment.json").read_text())
+        except (OSError, ValueError) as error:
+            raise ConfigError(f"{path.parent}: experiment.json cannot be read ({error})") from None
+        yield path.parent, manifest, experiment_from(raw)
+
+
+def table(folder: Path) -> pd.DataFrame:
+    """The tidy table of all finished runs at or below `folder`, columns COLUMNS, one row per run, round, metric, group.
+
+    For each `success` there is a `success_baseline` of the same round and group: the same experiment without a
+    collective, with the same random numbers. ConfigError if there are no runs or a file is damaged.
+    """
+    runs = list(finished_runs(folder))
+    if not runs:
+        raise ConfigError(f"{folder}: no finished runs")
+    labels = settings([experiment for _, _, experiment in runs])
+    frames, success = [], {}
+    for (path, manifest, experiment), label in zip(runs, labels, strict=True):
+        try:
+            rounds = pd.read_parquet(path / "rounds.parquet")
+        except (OSError, ValueError) as error:
+            raise ConfigError(f"{path / 'rounds.parquet'}: cannot be read ({error})") from None
+        success[experiment.run_id] = rounds[rounds["metric"] == "success"]
+        frames.append((manifest, experiment, label, rounds))
+    whole = []
+    for manifest, experiment, label, rounds in frames:
+        baseline = success.get(experiment.baseline.run_id)
+        if baseline is not None:
+            rounds = pd.concat([rounds, baseline.assign(metric="success_baseline")])
+        whole.append(rounds.assign(**_constants(manifest, experiment, label)))
+    found = pd.concat(whole, ignore_index=True)
+    return found.sort_values(["study", "setting", "alpha", "seed", "round"], kind="stable")[COLUMNS].reset_index(
+        drop=True
+    )
+
+
+def _constants(manifest: dict[str, Any], experiment: Experiment, label: str) -> dict[str, Any]:
+    guarantee = manifest["guarantee"]
+    return {
+        "study": manifest["study"],
+        "run_id": experiment.run_id,
+        "seed": experiment.seed,
+        "dataset": experiment.data.name,
+        "model": experiment.model.name,
+        "users": experiment.data.users,
+        "strategy": experiment.strategy.name,
+        "alpha": experiment.strategy.alpha,
+        "mechanism": experiment.privacy.name,
+        **{name: guarantee[name] for name in ("unit", "observer", "adjacency")},
+        **{name: _number(guarantee[name]) for name in ("epsilon", "delta", "noise_multiplier", "clip_norm")},
+        "sampling_prob": experiment.training.sampling_prob,
+        "setting": label,
+        "role": manifest["role"],
+        "status": manifest["status"],
+        "warning": "; ".join(guarantee["warnings"]),
+    }
+
+
+def settings(experiments: list[Experiment]) -> list[str]:
+    """For each experiment a text that tells its setting, seed and alpha aside, from the others': the mechanism with its
+    budget, then every field that is not the same in all experiments that have the same part there."""
+    flat = [_flat(json.loads(experiment.text)) for experiment in experiments]
+    seen: dict[tuple[str, Any], set[str]] = {}
+    for fields in flat:
+        for name, value in fields.items():
+            seen.setdefault((name, fields.get(_part_name(name))), set()).add(json.dumps(value))
+    parts = {name for name in ("data.name", "model.name", "strategy.name") if len({f[name] for f in flat}) > 1}
+
+    def label(fields: dict[str, Any]) -> str:
+        words = [fields["privacy.name"], *(fields[name] for name in sorted(parts))]
+        for name, value in fields.items():
+            differs = len(seen[name, fields.get(_part_name(name))]) > 1 and not name.endswith(".name")
+            budget = name in ("privacy.epsilon", "privacy.noise_multiplier")
+            if value is not None and (budget or differs) and name not in ("seed", "strategy.alpha"):
+                words.append(
+                    f"{name.removeprefix('privacy.')}={value:g}" if isinstance(value, float) else f"{name}={value}"
+                )
+        return " ".join(words)
+
+    return [label(fields) for fields in flat]
+
+
+def _part_name(field: str) -> str:
+    return field.partition(".")[0] + ".name"
+
+
+def _flat(value: Any, path: str = "") -> dict[str, Any]:
+    if not isinstance(value, dict):
+        return {path: value}
+    return {
+        key: leaf for name, inner in value.items() for key, leaf in _flat(inner, f"{path}.{name}".strip(".")).items()
+    }
+
+
+def _number(value: Any) -> float:
+    return math.nan if value is None else float(value)
+
+
+def _metadata(content: bytes) -> dict[str, str]:
+    """The text metadata in the header of a safetensors file."""
+    size = int.from_bytes(content[:8], "little")
+    header: dict[str, dict[str, str]] = json.loads(content[8 : 8 + size])
+    return header["__metadata__"]

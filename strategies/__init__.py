@@ -1,0 +1,1 @@
+"""Strategies: what a collective does. One file per strategy."""

@@ -1,0 +1,60 @@
+"""A random stream has an address: nothing depends on order, on other users, or on a global generator."""
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from fedacdp.keys import Key, philox4x32
+
+
+def words(*values: int) -> tuple[np.ndarray, ...]:
+    return tuple(np.array([value], dtype=np.uint64) for value in values)
+
+
+@pytest.mark.parametrize(
+    ("counter", "key", "answer"),
+    [
+        ((0, 0, 0, 0), (0, 0), (0x6627E8D5, 0xE169C58D, 0xBC57AC4C, 0x9B00DBD8)),
+        ((0xFFFFFFFF,) * 4, (0xFFFFFFFF,) * 2, (0x408F276D, 0x41C83B0E, 0xA20BC7C6, 0x6D5451FD)),
+        (
+            (0x243F6A88, 0x85A308D3, 0x13198A2E, 0x03707344),
+            (0xA4093822, 0x299F31D0),
+            (0xD16CFE09, 0x94FDCCEB, 0x5001E420, 0x24126EA1),
+        ),
+    ],
+)
+def test_philox_gives_the_known_answers_of_its_authors(counter, key, answer):
+    assert tuple(int(word[0]) for word in philox4x32(words(*counter), key)) == answer
+
+
+def test_a_users_numbers_do_not_depend_on_who_else_is_asked_for():
+    key = Key(5).fold("order", 3)
+    together = key.uniforms(np.array([9, 2, 700_000, 4]), 7)
+    alone = np.concatenate([key.uniforms(np.array([user]), 7) for user in (9, 2, 700_000, 4)])
+    np.testing.assert_array_equal(together, alone)
+    np.testing.assert_array_equal(together[:, :4], key.uniforms(np.array([9, 2, 700_000, 4]), 4))
+
+
+def test_uniforms_are_uniform_and_independent_between_addresses():
+    key = Key(1).fold("a")
+    draws = key.uniforms(np.arange(20_000), 10)
+    assert stats.kstest(draws.ravel(), "uniform").pvalue > 1e-6
+    assert stats.kstest(draws.ravel() ** 1.05, "uniform").pvalue < 1e-6  # the test can fail
+    bound = 5 / np.sqrt(len(draws))
+    assert np.abs(np.corrcoef(draws.T) - np.eye(10)).max() < bound
+    for other in (Key(1).fold("b"), Key(2).fold("a"), Key(1).fold("a", 0)):
+        assert abs(np.corrcoef(draws[:, 0], other.uniforms(np.arange(20_000), 1)[:, 0])[0, 1]) < bound
+    assert abs(np.corrcoef(draws[1:, 0], draws[:-1, 0])[0, 1]) < bound
+
+
+def test_a_key_ignores_global_seeds_and_remembers_only_its_address():
+    np.random.seed(0)  # noqa: NPY002
+    first = Key(0).fold("noise", 4).rng().standard_normal(5)
+    np.random.seed(1)  # noqa: NPY002
+    np.testing.assert_array_equal(first, Key(0).fold("noise").fold(4).rng().standard_normal(5))
+    assert not np.array_equal(first, Key(2**32).fold("noise", 4).rng().standard_normal(5))
+
+
+def test_negative_addresses_are_refused():
+    with pytest.raises(ValueError, match="-1"):
+        Key(0).fold(-1)
