@@ -12,7 +12,8 @@ from typing import Annotated, Any
 import typer
 from pydantic import ValidationError
 
-from fedacdp.config import ConfigError, Execution, Study, explain, parts_of, read_study, setting
+from fedacdp.config import ConfigError, Execution, explain, parts_of
+from fedacdp.grid import find_study, read_study, setting, study_files
 
 app = typer.Typer(
     help="Simulate a collective of users that steers a model trained on their data under differential privacy.",
@@ -50,7 +51,7 @@ def run(
     set_: Annotated[list[str], typer.Option("--set", help="KEY=TOML: change the base, e.g. strategy.alpha=0.1.")] = [],  # noqa: B006
     engine: Annotated[str, typer.Option(help="flower or local.")] = "flower",
     nodes: Annotated[int, typer.Option(help="Flower nodes.")] = 2,
-    chunk: Annotated[int, typer.Option(help="Users trained at once; part of what fixes the bits.")] = 128,
+    chunk: Annotated[int, typer.Option(help="Users trained at once; part of what fixes the bits.")] = 256,
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
     gpus_per_node: Annotated[float, typer.Option(help="Share of a GPU per Flower node.")] = 0.0,
     jobs: Annotated[int, typer.Option(help="Runs in flight at once.")] = 2,
@@ -146,24 +147,6 @@ def fetch(
         raise ConfigError(f"{name}: {error}") from None
 
 
-def find_study(study: str) -> Study:
-    """The study in a file, or by name among those in experiments/."""
-    path = Path(study)
-    if path.suffix == ".toml" or path.exists():
-        return read_study(path)
-    known = {file.stem: file for file in study_files()}
-    if study not in known:
-        raise ConfigError(f"{study}: no such study; known: {', '.join(known)}, or the path of a TOML file")
-    return read_study(known[study])
-
-
-def study_files() -> list[Path]:
-    """The studies in experiments/ of this checkout, or those that came with the package."""
-    package = Path(__file__).parent
-    found = [place for place in (package.parent / "experiments", package / "experiments") if place.is_dir()]
-    return sorted(found[0].glob("*.toml")) if found else []
-
-
 def execution_of(**fields: Any) -> Execution:
     """The execution that the options ask for; ConfigError names the option."""
     try:
@@ -180,9 +163,9 @@ def _engine(execution: Execution) -> Iterator[Any]:
         with here(execution) as compute:
             yield compute
     else:
-        from fedacdp.flower import simulation
+        from fedacdp.nodes import nodes
 
-        with simulation(execution) as compute:
+        with nodes(execution) as compute:
             yield compute
 
 

@@ -1,13 +1,9 @@
-"""What an experiment is, how it is scheduled, and what a study file means."""
+"""What an experiment is and how it is scheduled."""
 
 from __future__ import annotations
 
-import copy
 import hashlib
-import itertools
 import json
-import re
-import tomllib
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -108,8 +104,15 @@ class Experiment(BaseModel):
     @property
     def baseline(self) -> Experiment:
         """The same experiment without a collective, with the same random numbers."""
+        return self._changed(strategy=self.strategy.model_copy(update={"alpha": 0.0}))
+
+    def with_privacy(self, mechanism: Mechanism) -> Experiment:
+        """The same experiment under another mechanism."""
+        return self._changed(privacy=mechanism)
+
+    def _changed(self, **parts: Part) -> Experiment:
         fields = {name: getattr(self, name) for name in Experiment.model_fields}  # model_copy would keep the digest
-        return Experiment(**fields | {"strategy": self.strategy.model_copy(update={"alpha": 0.0})})
+        return Experiment(**fields | parts)
 
     def plan(self, records: int) -> Plan:
         """The public numbers for a training set of `records`; batch_prob = batch / (records per user), at most 1."""
@@ -143,44 +146,12 @@ class Execution(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
     engine: Literal["flower", "local"] = "flower"
     nodes: PositiveInt = 2
-    chunk: PositiveInt = 128
+    chunk: PositiveInt = 256
     device: Literal["cpu", "cuda"] = "cpu"
     gpus_per_node: float = Field(default=0.0, ge=0)
     jobs: PositiveInt = 1
     data_dir: Path = Path("~/.cache/fedacdp")
     checkpoint_every: PositiveInt = 10
-
-
-class Study(BaseModel):
-    """A question, a base experiment and a grid of dotted keys; the product of the grid is the study."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-    name: str = Field(pattern=r"^[a-zA-Z0-9][a-zA-Z0-9._-]{0,63}$")
-    question: str = Field(min_length=1)
-    base: dict[str, Any]
-    grid: dict[str, Annotated[list[Any], Field(min_length=1)]] = {}
-
-    def with_set(self, settings: dict[str, Any]) -> Study:
-        """The study with some keys of the base set; a key that the grid varies becomes that one value."""
-        base, grid = copy.deepcopy(self.base), dict(self.grid)
-        for key, value in settings.items():
-            for varied in self.grid:
-                if key != varied and (key.startswith(varied + ".") or varied.startswith(key + ".")):
-                    raise ConfigError(f"--set {key}: the grid varies {varied!r}; set {varied} instead")
-            grid.pop(key, None)
-            _put(base, key, value)
-        return self.model_copy(update={"base": base, "grid": grid})
-
-    def experiments(self) -> list[Experiment]:
-        """Every experiment of the product, in grid order, without repetitions; ConfigError if one is wrong."""
-        found: dict[str, Experiment] = {}
-        for values in itertools.product(*self.grid.values()):
-            raw = copy.deepcopy(self.base)
-            for key, value in zip(self.grid, values, strict=True):
-                _put(raw, key, copy.deepcopy(value))
-            experiment = experiment_from(raw)
-            found.setdefault(experiment.run_id, experiment)
-        return list(found.values())
 
 
 def experiment_from(raw: dict[str, Any]) -> Experiment:
@@ -189,35 +160,6 @@ def experiment_from(raw: dict[str, Any]) -> Experiment:
         return Experiment.model_validate(raw)
     except ValidationError as error:
         raise ConfigError("; ".join(explain(error, Experiment))) from None
-
-
-def read_study(path: Path) -> Study:
-    """The study in a TOML file; ConfigError if it is missing or not a study."""
-    try:
-        raw = tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ConfigError(f"{path}: no such study file") from None
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise ConfigError(f"{path}: not a readable TOML file: {error}") from None
-    if "name" in raw:
-        raise ConfigError(f"{path}: name: unknown key; a study is named by its file")
-    try:
-        return Study.model_validate({"name": path.stem, **raw})
-    except ValidationError as error:
-        raise ConfigError(f"{path}: " + "; ".join(explain(error, Study))) from None
-
-
-def setting(text: str) -> tuple[str, Any]:
-    """`KEY=TOML` of --set; a bare word stands for itself."""
-    key, equals, value = text.partition("=")
-    if not equals or not key.strip():
-        raise ConfigError(f"--set {text}: must be KEY=VALUE, VALUE in TOML")
-    try:
-        return key.strip(), tomllib.loads(f"value = {value}")["value"]
-    except tomllib.TOMLDecodeError as error:
-        if re.fullmatch(r"\s*[A-Za-z_][\w.-]*\s*", value):
-            return key.strip(), value.strip()
-        raise ConfigError(f"--set {text}: the value is not TOML: {error}") from None
 
 
 def explain(error: ValidationError, model: type[BaseModel], prefix: tuple[str, ...] = ()) -> list[str]:
@@ -250,15 +192,3 @@ def _owner(model: type[BaseModel], path: tuple[int | str, ...]) -> type[BaseMode
             return None
         model = field.annotation
     return model
-
-
-def _put(raw: dict[str, Any], key: str, value: Any) -> None:
-    *parents, last = key.split(".")
-    for parent in parents:
-        raw = raw.setdefault(parent, {})
-        if not isinstance(raw, dict):
-            raise ConfigError(f"{key}: {parent} is a single value, it has no keys")
-    raw[last] = value
-
-
-__all__ = ["ConfigError", "Execution", "Experiment", "Study", "Training", "experiment_from", "read_study"]

@@ -17,10 +17,11 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from safetensors.numpy import load, save
+from safetensors.numpy import save
 
 from fedacdp.config import ConfigError, Experiment, experiment_from
 from fedacdp.rounds import Row, State
+from fedacdp.wire import pack, unpack
 
 COLUMNS = [
     "study",
@@ -94,7 +95,7 @@ def save_checkpoint(folder: Path, progress: Progress) -> None:
     rows = [[row.round, row.seconds, row.values] for row in progress.rows]
     about = {"round": state.round, "sent": state.sent, "draws": state.draws, "rows": rows}
     arrays = {"parameters": state.parameters, "messages": state.messages}
-    write(folder / "checkpoint.safetensors", save(arrays, {"progress": json.dumps(about)}))
+    write(folder / "checkpoint.safetensors", pack(arrays, about))
 
 
 def load_checkpoint(folder: Path) -> Progress | None:
@@ -102,10 +103,8 @@ def load_checkpoint(folder: Path) -> Progress | None:
     path = folder / "checkpoint.safetensors"
     if not path.exists():
         return None
-    content = path.read_bytes()
     try:
-        about = json.loads(_metadata(content)["progress"])
-        arrays = load(content)
+        arrays, about = unpack(path.read_bytes())
         rows = [Row(number, seconds, [(m, g, v) for m, g, v in values]) for number, seconds, values in about["rows"]]
         return Progress(
             State(about["round"], arrays["parameters"], arrays["messages"], about["sent"], about["draws"]), rows
@@ -248,10 +247,3 @@ def _flat(value: Any, path: str = "") -> dict[str, Any]:
 
 def _number(value: Any) -> float:
     return math.nan if value is None else float(value)
-
-
-def _metadata(content: bytes) -> dict[str, str]:
-    """The text metadata in the header of a safetensors file."""
-    size = int.from_bytes(content[:8], "little")
-    header: dict[str, dict[str, str]] = json.loads(content[8 : 8 + size])
-    return header["__metadata__"]

@@ -7,6 +7,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TypeVar
 
@@ -40,6 +41,12 @@ class Setting:
     def key(self) -> Key:
         """The root of all random streams of a run."""
         return Key(self.experiment.seed)
+
+    @cached_property
+    def calibrated(self) -> str:
+        """The experiment as JSON with the noise multiplier in force in place of epsilon, from which a node prepares the
+        same setting without accounting."""
+        return self.experiment.with_privacy(self.mechanism).text
 
 
 @dataclass(frozen=True)
@@ -77,6 +84,10 @@ class Row:
 
 class Diverged(Exception):
     """The model is no longer finite. A result, not a fault."""
+
+
+class WorkFailed(Exception):
+    """The work of a chunk raised on a node: the fault of a part, not of the engine. Its text is the traceback."""
 
 
 class NodeFailure(Exception):

@@ -80,7 +80,7 @@ class Columns(Signal):
     """Named columns of a table set to fixed values: a level of a categorical column, a raw number of a numeric one."""
 
     name: Literal["columns"] = "columns"
-    values: dict[str, float | str] = Field(min_length=1)
+    values: dict[str, int | float | str] = Field(min_length=1)
 
     def check(self, schema: Schema) -> None:
         for name, value in self.values.items():

@@ -14,7 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from fedacdp.config import ConfigError, Execution, Experiment, Study
+import numpy as np
+import torch
+
+from fedacdp.config import ConfigError, Execution, Experiment
+from fedacdp.grid import Study, find_study
 from fedacdp.privacy import accounting
 from fedacdp.privacy.base import Noisy
 from fedacdp.results import (
@@ -27,7 +31,8 @@ from fedacdp.results import (
     write,
     write_json,
 )
-from fedacdp.rounds import Compute, Diverged, NodeFailure, Setting, prepare, run
+from fedacdp.rounds import Compute, Diverged, NodeFailure, Partial, Setting, compute_here, prepare, run
+from fedacdp.tasks import pack_task, read_partials
 
 _PACKAGES = ("fedacdp", "torch", "numpy", "dp-accounting", "opacus", "flwr", "ray")
 
@@ -196,13 +201,36 @@ def _claim(folder: Path, study: Study) -> None:
         raise ConfigError(f"--out: {folder}: cannot be written ({error.strerror})") from None
 
 
+def run_in_app(options: dict[str, str], perform_task: Callable[[bytes], bytes]) -> None:
+    """Run the study that a Flower run configuration names, `study` and optionally `out`, with that app's own nodes."""
+    execution = Execution()
+
+    def compute(setting: Setting, parameters: np.ndarray, round: int, chunks: list[np.ndarray]) -> list[Partial]:
+        if not chunks:
+            return []
+        return read_partials(perform_task(pack_task(setting, execution, parameters, round, chunks)), len(chunks))
+
+    study = find_study(options["study"])
+    folder, tasks = plan(study, Path(options.get("out", "results")).expanduser(), execution)
+    execute(study, folder, tasks, execution, compute, Quiet())
+
+
+class Quiet:
+    """A display for where nobody looks."""
+
+    def begin(self, rounds: int) -> None:
+        """The rounds that are to be done in all."""
+
+    def advance(self, task: Task, rounds: int) -> None:
+        """So many more rounds of a task are done."""
+
+    def end(self, task: Task, status: str, reason: str) -> None:
+        """A task has ended."""
+
+
 @contextmanager
 def here(execution: Execution) -> Iterator[Compute]:
     """The engine `local`: every chunk in this process, on one thread so that it gives the bits of any other engine."""
-    import torch
-
-    from fedacdp.rounds import compute_here
-
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

@@ -6,6 +6,7 @@ import hashlib
 import importlib
 import importlib.util
 import io
+import os
 import pickle
 import struct
 import tarfile
@@ -71,7 +72,11 @@ def source_of(y, classes, groups=None):
     return Source(train, train, groups or {})
 
 
+HOW = {"iid": {}, "dirichlet": {"concentration": 1.0}, "sizes": {"spread": 1.0}, "by_column": {}}
+
+
 def cut(source, seed=0, **fields):
+    fields = HOW[fields.get("partition", "iid")] | fields
     federation = federate(digits.Digits(**fields), source, Key(seed))
     return Cut(np.split(federation.order, federation.offsets[1:-1]), source.train.y, federation.group, federation.sizes)
 
@@ -83,9 +88,10 @@ def cut(source, seed=0, **fields):
 @pytest.mark.parametrize("partition", ["iid", "dirichlet", "sizes", "by_column"])
 def test_every_record_is_held_exactly_once_and_every_user_has_one(partition, users):
     source = toy()
-    column = "planet" if users == 1 else "city"
-    for fields in ({}, {"concentration": 0.01, "spread": 4.0}):
-        held = cut(source, users=users, partition=partition, column=column, **fields).held
+    column = {"column": "planet" if users == 1 else "city"} if partition == "by_column" else {}
+    extreme = {"dirichlet": {"concentration": 0.01}, "sizes": {"spread": 4.0}}.get(partition, {})
+    for fields in ({}, extreme):
+        held = cut(source, users=users, partition=partition, **column, **fields).held
         assert len(held) == users
         assert min(len(records) for records in held) >= 1
         assert sorted(np.concatenate(held).tolist()) == list(range(len(source.train)))
@@ -104,7 +110,7 @@ def test_more_users_than_records_is_refused():
 
 @pytest.mark.parametrize("partition", ["iid", "dirichlet", "sizes", "by_column"])
 def test_a_cut_depends_on_its_key_only(partition):
-    source, fields = toy(), {"users": 30, "partition": partition, "column": "city"}
+    source, fields = toy(), {"users": 30, "partition": partition}
     one, same, other = cut(source, **fields), cut(source, **fields), cut(source, seed=1, **fields)
     assert all(np.array_equal(a, b) for a, b in zip(one.held, same.held, strict=True))
     assert np.array_equal(one.group, same.group)
@@ -231,7 +237,7 @@ def test_a_column_that_cannot_be_cut_by_is_refused_by_name():
 @pytest.mark.parametrize(("n", "users", "partition"), [(10**6, 10**6, "iid"), (60_000, 5_000, "dirichlet")])
 def test_large_cuts_take_less_than_two_seconds(n, users, partition):
     source, start = balanced(n, 10), time.perf_counter()
-    federate(digits.Digits(users=users, partition=partition), source, Key(0))
+    federate(digits.Digits(users=users, partition=partition, **HOW[partition]), source, Key(0))
     assert time.perf_counter() - start < 2
 
 
@@ -331,7 +337,9 @@ def test_a_file_is_checked_once_per_process_unless_it_changes(tmp_path, monkeypa
     path = put(tmp_path, pin, CSV)
     assert files.read(tmp_path, pin, "x") == files.read(tmp_path, pin, "x") == CSV
     assert len(checked) == 1
-    path.write_bytes(CSV + b" ")
+    path.write_bytes(CSV[::-1])
+    later = path.stat().st_mtime_ns + 10**9
+    os.utime(path, ns=(later, later))
     with pytest.raises(ValueError, match="expected sha256"):
         files.read(tmp_path, pin, "x")
 
@@ -559,6 +567,26 @@ def test_a_damaged_batch_of_cifar10_is_refused(batches):
     ):
         with pytest.raises(ValueError, match=r"not a batch of CIFAR-10"):
             cifar10.batch(data)
+
+
+def test_two_members_of_one_name_are_both_checked(tmp_path, web):
+    def tape(*contents):
+        stream = io.BytesIO()
+        with tarfile.open(fileobj=stream, mode="w:gz") as archive:
+            for data in contents:
+                info = tarfile.TarInfo("a.csv")
+                info.size = len(data)
+                archive.addfile(info, io.BytesIO(data))
+        return stream.getvalue()
+
+    pin, url = pin_of(CSV, "x/a.csv"), "https://a/b.tar.gz"
+    web[url] = tape(CSV, CSV[::-1])
+    with pytest.raises(ValueError, match="expected"):
+        files.fetch_archive(tmp_path, url, 10**5, {"a.csv": pin})
+    assert files.read(tmp_path, pin, "x") == CSV
+    web[url] = tape(CSV, CSV)
+    files.fetch_archive(tmp_path / "other", url, 10**5, {"a.csv": pin})
+    assert files.read(tmp_path / "other", pin, "x") == CSV
 
 
 def test_cifar10_is_fetched_unpacked_and_read(tmp_path, monkeypatch, web, batches):

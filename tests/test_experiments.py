@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from fedacdp.cli import study_files
-from fedacdp.config import ConfigError, Experiment, Study, read_study, setting
+from fedacdp.config import ConfigError, Experiment
+from fedacdp.grid import Study, read_study, setting, study_files
 from tests.conftest import experiment, local, raw_experiment
 
 STUDY = Study(

@@ -11,12 +11,13 @@ from fedacdp.config import PARTS, parts_of
 
 ROOT = Path(__file__).parent.parent
 LAYERS = [
-    {"keys", "users", "parts"},
+    {"keys", "users", "parts", "wire"},
     {"strategy", "signals", "privacy", "data", "models", "metrics"},
-    {"config", "local"},
+    {"config", "grid", "local"},
     {"rounds"},
-    {"results"},
-    {"study", "report", "display", "flower"},
+    {"results", "tasks"},
+    {"nodes", "study"},
+    {"report", "display", "flower"},
     {"cli"},
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}

@@ -5,10 +5,10 @@ from __future__ import annotations
 from abc import abstractmethod
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
 import numpy as np
-from pydantic import Field, PositiveInt
+from pydantic import Field, PositiveInt, model_validator
 
 from fedacdp.data.partition import partition
 from fedacdp.keys import Key
@@ -36,9 +36,18 @@ class DataSet(Part):
 
     users: PositiveInt
     partition: Literal["iid", "dirichlet", "sizes", "by_column"] = "iid"
-    concentration: float = Field(default=1.0, gt=0)
-    spread: float = Field(default=1.0, ge=0)
+    concentration: float | None = Field(default=None, gt=0)
+    spread: float | None = Field(default=None, ge=0)
     column: str | None = None
+
+    @model_validator(mode="after")
+    def _belong_together(self) -> Self:
+        for knob, way in {"concentration": "dirichlet", "spread": "sizes"}.items():
+            if (getattr(self, knob) is not None) != (self.partition == way):
+                raise ValueError(f'{knob}: must be given if, and only if, partition = "{way}"')
+        if self.column is not None and self.partition != "by_column":
+            raise ValueError('column: belongs to partition = "by_column"')
+        return self
 
     @abstractmethod
     def load(self, folder: Path) -> Source:

@@ -103,8 +103,10 @@ def fetch_archive(folder: Path, url: str, limit: int, members: Mapping[str, Pin]
         if digest is not None and found != digest:
             raise ValueError(f"sha256 {found} ({len(data):,} bytes), expected {digest}")
         for member, stream in _entries(url, io.BytesIO(data), {f"{url}/{member}" for member in wanted}, limit):
-            pin = wanted.pop(member.removeprefix(f"{url}/"))
+            # An archive may hold two files of one name; both are checked.
+            pin = members[member.removeprefix(f"{url}/")]
             place(folder / pin.places[0], _up_to(stream, pin.limit, member), pin)
+            wanted.pop(member.removeprefix(f"{url}/"), None)
     except (OSError, EOFError, http.client.HTTPException, ValueError) as error:
         raise ValueError(f"{url}: {error}") from None
     except (zipfile.BadZipFile, tarfile.TarError, zlib.error, RuntimeError) as error:

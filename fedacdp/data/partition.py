@@ -41,9 +41,11 @@ def partition(dataset: DataSet, source: Source, key: Key) -> tuple[np.ndarray, n
         order = order[np.argsort(record_value[order], kind="stable")]
         return order, _offsets(sizes), np.repeat(values, users_of)
     if dataset.partition == "dirichlet":
+        assert dataset.concentration is not None
         counts = _label_counts(labels, sizes, dataset.concentration, key.fold("proportions").rng())
         order = _deal(labels, counts, order)
     elif dataset.partition == "sizes":
+        assert dataset.spread is not None
         logs = dataset.spread * key.fold("sizes").rng().standard_normal(users)
         sizes = _shares(np.exp(logs - logs.max()), len(labels))
     names = np.array([f"label={name}" for name in source.train.schema.classes])

@@ -78,8 +78,8 @@ class Point:
 
 @dataclass(frozen=True)
 class Setting:
-    """What distinguishes runs besides seed and alpha: the label of the tidy table, the guarantee as the manifest has it,
-    and the points by ascending alpha."""
+    """What distinguishes runs besides seed and alpha: the label of the tidy table, the guarantee as the manifest has
+    it, and the points by ascending alpha."""
 
     label: str
     experiment: Experiment
@@ -140,9 +140,9 @@ class StudyResults:
 
     @cached_property
     def middle(self) -> float | None:
-        """The middle (of two, the smaller) of the positive alphas that every measured setting has; None for none."""
+        """The middle (of two, the larger) of the positive alphas that every measured setting has; None for none."""
         shared = [a for a in self.alphas if a > 0 and all(s.at(a) for s in self.settings if s.measured)]
-        return shared[(len(shared) - 1) // 2] if shared else None
+        return shared[len(shared) // 2] if shared else None
 
 
 def studies(folder: Path) -> list[StudyResults]:

@@ -21,11 +21,8 @@ def detection_bound(epsilon: float, delta: float, false_positive_rate: float = F
 
 
 def rounded_up(percentage: float) -> str:
-    """A bound in percent, never rounded down, and written as 100 only if it is 100."""
-    if percentage >= 100:
-        return "100"
-    digits = 1 if percentage < 99 else math.ceil(-math.log10(100 - percentage)) + 1
-    for places in range(max(1, digits), 16):
+    """A bound in percent to one decimal, never rounded down, with more decimals where one would make it 100."""
+    for places in range(1, 12):
         text = f"{math.ceil(percentage * 10**places - 1e-9) / 10**places:.{places}f}"
         if float(text) < 100:
             return text
@@ -33,20 +30,17 @@ def rounded_up(percentage: float) -> str:
 
 
 def odds(guarantee: dict[str, Any]) -> str:
-    """The odds sentence of a guarantee as the manifest has it (wording after Nanayakkara et al. 2023, "What are the
-    chances? Explaining the epsilon parameter in differential privacy")."""
+    """The odds sentence of a guarantee as the manifest has it. Wording after Nanayakkara et al. 2023, "What are the
+    chances? Explaining the epsilon parameter in differential privacy" (USENIX Security)."""
     epsilon = float(guarantee["epsilon"])
     if not math.isfinite(epsilon):
         return "Nothing limits how well an attacker can tell who took part."
     bound = rounded_up(100 * detection_bound(epsilon, float(guarantee["delta"])))
-    things = "people" if guarantee["unit"] == "user" else f"{guarantee['unit']}s"
-    if guarantee["adjacency"] == "replace_one":
-        absent, present = f"100 {things} whose data are not what the attacker suspects", "whose data are"
+    unit, replaced = guarantee["unit"], guarantee["adjacency"] == "replace_one"
+    if unit == "user":
+        verb = ("did not contribute what the attacker suspects", "did") if replaced else ("did not take part", "did")
+        absent, present = f"100 people who {verb[0]}", f"100 who {verb[1]}"
     else:
-        absent, present = f"100 {things} {'who' if things == 'people' else 'that'} did not take part", "who did"
-        if things != "people":
-            absent, present = f"100 {things} that were not used in training", "that were"
-    return (
-        f"Of {absent}, an attacker who flags 1 by mistake flags at most {bound} of 100 {present}. "
-        "This is the worst case that the guarantee allows, not what was measured."
-    )
+        verb = ("are not what the attacker suspects", "are") if replaced else ("were not used in training", "were")
+        absent, present = f"100 {unit}s that {verb[0]}", f"100 that {verb[1]}"
+    return f"Of {absent}, an attacker who flags 1 by mistake flags at most {bound} of {present}."

@@ -1,0 +1,180 @@
+"""The figures of the page: one function each, from numbers to an Altair chart, the same for every output."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import altair as alt
+
+from fedacdp.report.numbers import BASELINE, Key, Setting, StudyResults
+from fedacdp.report.words import names
+
+STYLES = [
+    ("#1b1b1b", [1, 0], "circle"),
+    ("#0072b2", [8, 3], "square"),
+    ("#d55e00", [2, 2], "triangle-up"),
+    ("#009e73", [10, 3, 2, 3], "diamond"),
+    ("#cc79a7", [5, 2], "triangle-down"),
+    ("#b07d00", [12, 3], "cross"),
+]
+"""Colour, dash and shape of the settings of one figure; colours after Okabe and Ito 2008, safe for the colour-blind."""
+
+DRAWN_ROUNDS = 200
+"""Of more rounds than about this, a learning curve draws so many, evenly spread and the last one always."""
+
+_WIDTH, _HEIGHT = 400, 280
+_SHAPE, _LINE = 90, 320  # sizes of legend symbols
+_SHARE_LABEL = "format(100 * datum.value, '.4~g') + '%'"
+_SHARE_TITLE = "Share of users in the collective"
+
+Rows = list[dict[str, Any]]
+
+
+def against_share(study: StudyResults, settings: Sequence[Setting], key: Key, title: str) -> alt.LayerChart:
+    """The last round's `key` against alpha, all settings in one frame: mean over seeds, every seed, and, for success,
+    dotted, its level without a collective."""
+    named = names(study.settings)
+    color, dash, shape = _encodings([named[setting.label] for setting in settings], symbol=_SHAPE)
+    means, seeds, floors = _rows(settings, named, key)
+    x, y = _share_axis(study.alphas, _SHARE_TITLE), _percent_axis("value")
+    chart = alt.layer(
+        _data(floors).mark_rule(strokeDash=[1, 3], strokeWidth=1.2, opacity=0.8).encode(y=y, color=color),
+        _data(seeds).mark_point(filled=True, size=24, opacity=0.4).encode(x=x, y=y, color=color, shape=shape),
+        _data(means).mark_line(strokeWidth=2.2).encode(x=x, y=y, color=color, strokeDash=dash),
+        _data(means).mark_point(filled=True, size=60, opacity=1).encode(x=x, y=y, color=color, shape=shape),
+    )
+    return _styled(chart.properties(width=_WIDTH, height=_HEIGHT, title=title))
+
+
+def with_intervals(study: StudyResults, settings: Sequence[Setting], key: Key, title: str) -> alt.ConcatChart:
+    """The same means, a frame for each setting, with the band of the 95 % t interval over the seeds."""
+    named = names(study.settings)
+    shown = [named[setting.label] for setting in settings]
+    color, dash, _ = _encodings(shown, symbol=None)
+    x, y = _share_axis(study.alphas, None), _percent_axis("value")
+    panels = []
+    for setting in settings:
+        means, seeds, _ = _rows([setting], named, key)
+        name, _, rest = named[setting.label].partition(" (")
+        panel = alt.layer(
+            _data(means).mark_area(opacity=0.18).encode(x=x, y=_percent_axis("low"), y2="high:Q", color=color),
+            _data(seeds).mark_point(filled=True, size=18, opacity=0.55).encode(x=x, y=y, color=color),
+            _data(means).mark_line(strokeWidth=1.8).encode(x=x, y=y, color=color, strokeDash=dash),
+        )
+        heading = alt.TitleParams(
+            name, subtitle="(" + rest if rest else " ", fontSize=13, fontWeight="normal", offset=6
+        )
+        panels.append(panel.properties(width=165, height=110, title=heading))
+    return _styled(alt.concat(*panels, columns=2, spacing=22).properties(title=title))
+
+
+def over_rounds(
+    study: StudyResults, settings: Sequence[Setting], alpha: float, titles: dict[str, str]
+) -> alt.VConcatChart:
+    """Each metric (metric -> title) after every round at one alpha, mean over seeds, one frame above the other."""
+    named = names(study.settings)
+    labels = [setting.label for setting in settings]
+    color, dash, _ = _encodings([named[label] for label in labels], symbol=_LINE)
+    rows = study.curves[(study.curves["alpha"] == alpha) & study.curves["setting"].isin(labels)]
+    rows = rows[rows["round"].isin(thinned(sorted(int(number) for number in rows["round"].unique())))]
+    frames = []
+    for metric, title in titles.items():
+        values = [
+            {"setting": named[row.setting], "round": int(row.round), "value": float(row.value)}
+            for row in rows[rows["metric"] == metric].itertuples()
+        ]
+        axis = alt.Axis(grid=False, tickMinStep=1, tickCount=6, format="d", labelFlush=False)
+        x = alt.X("round:Q", title="Round" if title == [*titles.values()][-1] else None, axis=axis)
+        line = _data(values).mark_line(strokeWidth=1.8)
+        frame = line.encode(x=x, y=_percent_axis("value"), color=color, strokeDash=dash)
+        frames.append(frame.properties(width=_WIDTH, height=170, title=title))
+    return _styled(alt.vconcat(*frames))
+
+
+def stretched(alphas: list[float]) -> bool:
+    """Whether the axis of shares is stretched towards the small ones: they span more than a factor of 30."""
+    positive = [alpha for alpha in alphas if alpha > 0]
+    return bool(positive) and positive[-1] > 30 * positive[0]
+
+
+def thinned(rounds: list[int]) -> list[int]:
+    """The rounds that a learning curve draws."""
+    return rounds[:: -(math.ceil(len(rounds) / DRAWN_ROUNDS) or 1)][::-1]
+
+
+def _rows(settings: Sequence[Setting], named: dict[str, str], key: Key) -> tuple[Rows, Rows, Rows]:
+    """Rows of the means with their intervals, of the seeds, and of the levels without a collective. Where no run is
+    done the value is null: the line breaks there, because nothing was measured."""
+    means, seeds, floors = [], [], []
+    for setting in settings:
+        name = named[setting.label]
+        for point in setting.points:
+            estimate, at = point.estimates.get(key), {"setting": name, "alpha": point.alpha}
+            if estimate is None:
+                means.append(at | {"value": None, "low": None, "high": None})
+                continue
+            low, high = (None if math.isnan(end) else end for end in estimate.interval)
+            means.append(at | {"value": estimate.mean, "low": low, "high": high})
+            seeds += [at | {"value": value} for value in estimate.values]
+        levels = [point.mean(BASELINE) for point in setting.measured if BASELINE in point.estimates]
+        if levels and key[0] == "success":
+            floors.append({"setting": name, "value": levels[0]})
+    return means, seeds, floors
+
+
+def _data(rows: Rows) -> alt.Chart:
+    return alt.Chart(alt.InlineData(values=rows))
+
+
+def _percent_axis(field: str) -> alt.Y:
+    axis = alt.Axis(format=".0%", values=[0, 0.25, 0.5, 0.75, 1])
+    return alt.Y(f"{field}:Q", title=None, scale=alt.Scale(domain=[0, 1]), axis=axis)
+
+
+def _share_axis(alphas: list[float], title: str | None) -> alt.X:
+    axis = alt.Axis(
+        labelExpr=_SHARE_LABEL, grid=False, tickCount=5, labelFlush=False, labelOverlap=True, labelSeparation=6
+    )
+    scale: dict[str, Any] = {"domain": [alphas[0], alphas[-1]], "nice": False}
+    if stretched(alphas):
+        scale |= {"type": "symlog", "constant": next(alpha for alpha in alphas if alpha > 0)}
+        axis.values = alphas
+    return alt.X("alpha:Q", title=title, axis=axis, scale=alt.Scale(**scale))
+
+
+def _encodings(shown: list[str], symbol: int | None) -> tuple[alt.Color, alt.StrokeDash, alt.Shape]:
+    """Colour, dash and shape by setting, with one common legend whose symbols have this size, or none."""
+    styles = [STYLES[place % len(STYLES)] for place in range(len(shown))]
+    legend = None
+    if symbol is not None:
+        stroke = 2.2 if symbol == _LINE else 0  # a dashed outline would fray the shapes
+        legend = alt.Legend(orient="bottom", columns=1, symbolSize=symbol, symbolStrokeWidth=stroke)
+    colors, dashes, shapes = ([style[part] for style in styles] for part in range(3))
+    return (
+        alt.Color("setting:N", title=None, legend=legend, scale=alt.Scale(domain=shown, range=colors)),
+        alt.StrokeDash("setting:N", title=None, legend=legend, scale=alt.Scale(domain=shown, range=dashes)),
+        alt.Shape("setting:N", title=None, legend=legend, scale=alt.Scale(domain=shown, range=shapes)),
+    )
+
+
+def _styled(chart: Any) -> Any:
+    return chart.configure(
+        aria=False,
+        font="Helvetica, Arial, sans-serif",
+        background="white",
+        view=alt.ViewConfig(stroke=None),
+        axis=alt.AxisConfig(
+            labelFontSize=13, titleFontSize=13, titleFontWeight="normal", titlePadding=10, titleColor="#444",
+            labelColor="#444", gridColor="#e6e6e6", domainColor="#999", tickColor="#999",
+        ),
+        axisY=alt.AxisConfig(domain=False, ticks=False, labelPadding=6),
+        legend=alt.LegendConfig(
+            labelFontSize=13, labelColor="#222", labelLimit=_WIDTH, rowPadding=5, symbolOpacity=1
+        ),
+        title=alt.TitleConfig(
+            fontSize=15, fontWeight=600, anchor="start", color="#1b1b1b", offset=12, subtitleFontSize=12,
+            subtitleColor="#444",
+        ),
+    )  # fmt: skip

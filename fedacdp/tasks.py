@@ -1,0 +1,58 @@
+"""The work of a round as bytes, and its answer: what travels between an engine and its nodes.
+
+A task holds the experiment, the parameters and the user ids of each chunk; an answer holds a Partial per chunk. Both
+are numbered by the place of the chunk, so that a task can be shared out and the answers joined by who does not
+understand them.
+"""
+
+from __future__ import annotations
+
+import traceback
+
+import numpy as np
+import torch
+
+from fedacdp.config import Execution, Experiment
+from fedacdp.rounds import NodeFailure, Partial, Setting, WorkFailed, prepare, work
+from fedacdp.wire import pack, unpack
+
+
+def pack_task(
+    setting: Setting, execution: Execution, parameters: np.ndarray, round: int, chunks: list[np.ndarray]
+) -> bytes:
+    """A round's work. The experiment travels with its noise calibrated, which would cost each node seconds."""
+    arrays = {"parameters": parameters} | {f"{place}/ids": ids for place, ids in enumerate(chunks)}
+    scheduled = execution.model_dump(mode="json", include={"data_dir", "device"})
+    about = {"experiment": setting.calibrated, "execution": scheduled, "round": round, "chunks": len(chunks)}
+    return pack(arrays, about)
+
+
+def perform(task: bytes) -> bytes:
+    """Do a task in this process and pack the answer; what is raised becomes the answer. What it loads is kept."""
+    torch.set_num_threads(1)  # bits must not depend on the machine; Ray would allow as many threads as a node has CPUs
+    arrays: dict[str, np.ndarray] = {}
+    try:
+        given, about = unpack(task)
+        execution = Execution.model_validate(about["execution"])
+        setting = prepare(Experiment.model_validate_json(about["experiment"]), execution)
+        for place in range(about["chunks"]):
+            partial = work(setting, given["parameters"], about["round"], given[f"{place}/ids"])
+            arrays |= {f"{place}/{name}": getattr(partial, name) for name in ("total", "norms", "factors", "acting")}
+            arrays[f"{place}/draws"] = np.array([partial.draws])
+    except Exception:
+        return pack({}, {"outcome": "raised", "text": traceback.format_exc()})
+    return pack(arrays, {"outcome": "partials", "chunks": about["chunks"]})
+
+
+def read_partials(answer: bytes, chunks: int) -> list[Partial]:
+    """The Partial of each chunk; WorkFailed if the work raised, NodeFailure if it was lost or part of it is missing."""
+    arrays, about = unpack(answer)
+    if about["outcome"] == "raised":
+        raise WorkFailed(about["text"])
+    if about["outcome"] != "partials" or about["chunks"] != chunks:
+        raise NodeFailure(about.get("text") or f"{about['chunks']} partial sums came back for {chunks} chunks")
+    found = []
+    for place in range(chunks):
+        total, norms, factors, acting = (arrays[f"{place}/{name}"] for name in ("total", "norms", "factors", "acting"))
+        found.append(Partial(total, norms, factors, acting, int(arrays[f"{place}/draws"].item())))
+    return found
