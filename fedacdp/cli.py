@@ -60,6 +60,7 @@ def run(
     """Run a study, or what is missing of it; write its page."""
     from fedacdp import study as studies
     from fedacdp.display import Lines, closing_table
+    from fedacdp.rounds import NodeFailure
 
     found = find_study(study)
     if set_:
@@ -75,11 +76,23 @@ def run(
     )
     folder, tasks = studies.plan(found, out, execution)
     failed = 0
-    if tasks:
-        with _engine(execution) as compute, Lines() as display:
-            failed = studies.execute(found, folder, tasks, execution, compute, display)
-    else:
+    if not tasks:
         typer.echo("Every run is there already.", err=True)
+    for attempt in (1, 2):
+        try:
+            if tasks:
+                with _engine(execution) as compute, Lines() as display:
+                    failed = studies.execute(found, folder, tasks, execution, compute, display)
+            break
+        except NodeFailure as error:
+            typer.echo(f"A node was lost: {error}", err=True)
+            if attempt == 2:
+                typer.echo(
+                    "Stopped; what is done is kept, and the same command goes on from the last checkpoints.", err=True
+                )
+                raise typer.Exit(1) from None
+            typer.echo("Going on from the last checkpoints with fresh nodes.", err=True)
+            _, tasks = studies.plan(found, out, execution)
     closing_table(folder)
     page = _page(folder)
     typer.echo(f"Page: {page}", err=True)
