@@ -87,10 +87,7 @@ def run(
         except NodeFailure as error:
             typer.echo(f"A node was lost: {error}", err=True)
             if attempt == 2:
-                typer.echo(
-                    "Stopped; what is done is kept, and the same command goes on from the last checkpoints.", err=True
-                )
-                raise typer.Exit(1) from None
+                fail("stopped; what is done is kept, and the same command goes on from the last checkpoints", 1)
             typer.echo("Going on from the last checkpoints with fresh nodes.", err=True)
             _, tasks = studies.plan(found, out, execution)
     closing_table(folder)

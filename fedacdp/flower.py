@@ -59,7 +59,7 @@ class Fleet:
     """All nodes of a grid, as one function that does a task. Threads may call it at the same time."""
 
     def __init__(self, grid: Grid, reply_within: float = 3600.0) -> None:
-        """Wait until all nodes are registered: Flower starts the app before them, and a node knows how many there are."""
+        """Wait until all nodes are registered: Flower starts the app first, and a node knows how many there are."""
         self._grid, self._reply_within, self._turns, self._lost = grid, reply_within, itertools.count(), ""
         self._inboxes: dict[str, queue.SimpleQueue[Message | None]] = {}  # of the messages that wait for a reply
         threading.Thread(target=self._collect, daemon=True).start()

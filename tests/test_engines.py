@@ -1,4 +1,4 @@
-"""The engine flower gives the bits of the engine local, whatever the nodes and their order, and stops when one is lost."""
+"""The engine flower gives the bits of the engine local, whatever nodes and order, and stops when a node is lost."""
 
 from __future__ import annotations
 
@@ -152,7 +152,7 @@ def descendants(pid: int) -> dict[int, str]:
 def test_a_killed_worker_ends_the_simulation_and_leaves_nothing_behind():
     setting = prepare(experiment(training__rounds=10_000, training__evaluate_every=10_000), local(16))
     before = set(descendants(os.getpid()))
-    with pytest.raises(NodeFailure), nodes(Execution(nodes=1, data_dir=Path("absent"))) as compute:
+    with pytest.raises(NodeFailure), nodes(Execution(nodes=1, data_dir=Path("absent"))) as compute:  # noqa: PT012
         for number, _ in zip(itertools.count(), run(setting, local(16), compute), strict=False):
             if number == 5:
                 started = {pid: c for pid, c in descendants(os.getpid()).items() if pid not in before}
