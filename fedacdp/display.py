@@ -60,16 +60,18 @@ class Lines:
 
     def begin(self, rounds: int) -> None:
         """The rounds that are to be done in all."""
-        self.total, self.began = rounds, time.monotonic()
+        self.total = rounds
         self.task = self.bar.add_task("", total=rounds)
 
     def advance(self, task: Task, rounds: int) -> None:
         """So many more rounds of a task are done."""
         with self.lock:
+            now = time.monotonic()
+            if self.done == 0:
+                self.began = now  # the nodes start before the first round: that says nothing about the pace
             self.done += rounds
             assert self.task is not None
             self.bar.advance(self.task, rounds)
-            now = time.monotonic()
             if not self.console.is_terminal and (now - self.said > _PLAIN_EVERY or self.done == self.total):
                 left = (now - self.began) / self.done * (self.total - self.done)
                 print(f"{self.done} of {self.total} rounds, about {left:.0f} s left", file=sys.stderr, flush=True)  # noqa: T201

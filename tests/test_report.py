@@ -11,7 +11,7 @@ import tomllib
 from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -124,7 +124,7 @@ class Parsed(HTMLParser):
             self.rows[-1].append("")
 
     def handle_data(self, data: str) -> None:
-        self.texts.append((self.tags[-1], data))
+        self.texts.append((self.tags[-1] if self.tags else "", data))
         if self.rows and self.rows[-1] and data.strip():
             self.rows[-1][-1] = " ".join(f"{self.rows[-1][-1]} {data}".split())
 
@@ -132,8 +132,17 @@ class Parsed(HTMLParser):
         return [value for attribute, value in self.attributes if attribute == name]
 
 
+class Example(NamedTuple):
+    """A folder of results, its page, and both read back."""
+
+    folder: Path
+    html: str
+    parsed: Parsed
+    study: StudyResults
+
+
 @pytest.fixture(scope="module")
-def example(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+def example(tmp_path_factory: pytest.TempPathFactory) -> Example:
     """Four mechanisms, four alphas, two seeds; one diverged run with absurd numbers and one failed without any."""
     folder = tmp_path_factory.mktemp("results") / "example"
     add_study(folder, seed=[0, 1])
@@ -141,15 +150,15 @@ def example(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     absurd = experiment(strategy__alpha=0.1, privacy=CENTRAL, seed=2)
     add_run(folder, absurd, lambda *_: {"accuracy": 0.0, "success": 1.0}, "diverged", "the model blew up")
     add_run(folder, experiment(strategy__alpha=0.4, seed=2), lambda *_: {}, "failed", f"ValueError: {HOSTILE}")
-    return folder, write_page(folder, folder / "report.html").read_text(encoding="utf-8")
+    html = write_page(folder, folder / "report.html").read_text(encoding="utf-8")
+    return Example(folder, html, Parsed(html), only(folder))
 
 
-def test_every_number_of_the_table_of_points_is_that_of_the_tidy_table(example: tuple[Path, str]) -> None:
-    folder, html = example
-    frame = table(folder)
+def test_every_number_of_the_table_of_points_is_that_of_the_tidy_table(example: Example) -> None:
+    frame = table(example.folder)
     frame = frame[(frame["status"] == "done") & (frame["round"] == ROUNDS)]
-    named = names(only(folder).settings)
-    shown = {(row[0], row[1]): row for row in Parsed(html).rows if len(row) == 10 and row[0] != "Setting"}
+    named = names(example.study.settings)
+    shown = {(row[0], row[1]): row for row in example.parsed.rows if len(row) == 10 and row[0] != "Setting"}
     wanted = 0
     for (setting, alpha), rows in frame.groupby(["setting", "alpha"]):
         wanted += 1
@@ -173,8 +182,8 @@ def test_every_number_of_the_table_of_points_is_that_of_the_tidy_table(example: 
     assert wanted == len(shown) == 16
 
 
-def test_figures_draw_the_numbers_of_the_table(example: tuple[Path, str]) -> None:
-    study = only(example[0])
+def test_figures_draw_the_numbers_of_the_table(example: Example) -> None:
+    study = example.study
     named = names(study.settings)
     for draw in (against_share, with_intervals):
         data = json.dumps(draw(study, study.settings, SUCCESS, "Success").to_dict())
@@ -186,26 +195,25 @@ def test_figures_draw_the_numbers_of_the_table(example: tuple[Path, str]) -> Non
                     assert json.dumps({"setting": named[setting.label], "alpha": point.alpha, "value": value}) in data
 
 
-def test_diverged_and_failed_runs_are_listed_and_never_averaged(example: tuple[Path, str]) -> None:
-    folder, html = example
-    point = next(s for s in only(folder).settings if s.label.startswith("central")).at(0.1)
+def test_diverged_and_failed_runs_are_listed_and_never_averaged(example: Example) -> None:
+    point = next(s for s in example.study.settings if s.label.startswith("central")).at(0.1)
     assert point is not None
     assert len(point.runs) == 3
     assert point.done == 2
     assert max(point.estimates[SUCCESS].values) < 0.5  # the planted 1.0 of the diverged run would show
-    rows = Parsed(html).rows
+    rows = example.parsed.rows
     assert any(row[4].startswith("diverged : the model blew up") for row in rows if len(row) == 8)
     assert any(row[4].startswith("failed : ValueError: </script>") for row in rows if len(row) == 8)
-    assert "2 of 34 runs diverged or failed" in " ".join(html.split())
+    assert "2 of 34 runs diverged or failed" in " ".join(example.html.split())
 
 
-def test_each_point_links_to_its_runs_and_all_ids_are_different(example: tuple[Path, str]) -> None:
-    parsed = Parsed(example[1])
+def test_each_point_links_to_its_runs_and_all_ids_are_different(example: Example) -> None:
+    parsed = example.parsed
     ids = parsed.values("id")
     assert len(ids) == len(set(ids))
     links = parsed.values("href")
     assert {link for link in links if link != "data:,"} <= {f"#{name}" for name in ids}
-    assert {f"#s1-{run.run_id}" for run in only(example[0]).runs} <= set(links)
+    assert {f"#s1-{run.run_id}" for run in example.study.runs} <= set(links)
 
 
 def loads(html: str) -> list[str]:
@@ -218,8 +226,8 @@ def loads(html: str) -> list[str]:
     return bad + [url for url in re.findall(r"https?://[^\"' <)]*", html) if not url.startswith("http://www.w3.org/")]
 
 
-def test_the_page_loads_nothing_and_its_policy_admits_its_own_style_only(example: tuple[Path, str]) -> None:
-    html = example[1]
+def test_the_page_loads_nothing_and_its_policy_admits_its_own_style_only(example: Example) -> None:
+    html = example.html
     assert loads(html) == []
     assert loads('<img src="https://example.org/a.png" onload="x()">')  # the check sees what it should
     assert loads("<style>a { background: url(//example.org) }</style>")
@@ -231,14 +239,13 @@ def test_the_page_loads_nothing_and_its_policy_admits_its_own_style_only(example
     assert "unsafe" not in policy
 
 
-def test_the_page_is_small_and_can_be_read_without_seeing_it(example: tuple[Path, str]) -> None:
-    html = example[1]
-    parsed = Parsed(html)
+def test_the_page_is_small_and_can_be_read_without_seeing_it(example: Example) -> None:
+    html, parsed = example.html, example.parsed
     assert len(html.encode()) < 1_500_000
     assert parsed.values("role").count("img") == parsed.tags.count("svg") == 6
     alternatives = [text for text in parsed.values("aria-label") if text.startswith("Line chart of success")]
-    named = names(only(example[0]).settings)
-    for setting in only(example[0]).settings:
+    named = names(example.study.settings)
+    for setting in example.study.settings:
         for point in setting.points:
             wanted = f"{percent(point.mean(SUCCESS))} at a share of {100 * point.alpha:g}\u00a0%"
             assert named[setting.label] in alternatives[0]
@@ -248,20 +255,17 @@ def test_the_page_is_small_and_can_be_read_without_seeing_it(example: tuple[Path
 def test_hostile_texts_stay_texts(tmp_path: Path) -> None:
     folder = tmp_path / "hostile"
     recipe = add_study(folder, HOSTILE, **{HOSTILE: [HOSTILE]})
-    for group in (HOSTILE, "other"):
+    group = "</script><img onerror=x>"
+    for members_from, seed in ((group, 0), ("other", 0), (group, 1), ("other", 1)):
         for alpha in (0.0, 0.2):
-            changes = {"strategy__alpha": alpha, "privacy": CENTRAL}
-            raw = experiment(**changes)
-            strategy = raw.strategy.model_copy(update={"members_from": group})
-            add_run(
-                folder, Experiment(**{n: getattr(raw, n) for n in Experiment.model_fields} | {"strategy": strategy})
-            )
+            add_run(folder, experiment(strategy__alpha=alpha, strategy__members_from=members_from, seed=seed))
     html = write_page(folder, folder / "report.html").read_text(encoding="utf-8")
     parsed = Parsed(html)
     assert loads(html) == []
     assert HOSTILE in [text for tag, text in parsed.texts if tag == "h1"]
     drawn = [text for tag, text in parsed.texts if tag == "text"]
-    assert any("</script><script>alert(1)" in text for text in drawn)
+    assert f"no privacy (strategy.members_from={group})" in drawn  # the legend
+    assert any(text.startswith("(strategy.members_from=</script>") for text in drawn)  # the heading of a frame
     assert "49" not in next(text for tag, text in parsed.texts if tag == "title")
     assert tomllib.loads(toml(recipe)) == {name: recipe[name] for name in ("question", "base", "grid")}
 
@@ -306,8 +310,8 @@ def test_the_answer_says_what_was_measured_and_no_more(tmp_path: Path) -> None:
     study = only(folder)
     said = [sentence.replace("\u00a0", " ") for sentence in answer(study)]
     assert said == [
-        "With 20 % of the users in the collective, the collective\u2019s success is 55.0 % with no privacy and 20.0 % with "
-        "local privacy (noise_multiplier=4).",
+        "With 20 % of the users in the collective, the collective\u2019s success is 55.0 % with no privacy and 20.0 % "
+        "with local privacy (noise_multiplier=4).",
         "The smallest measured share with a success of at least 50 %: 20 % with no privacy; not reached at 40 %, the "
         "largest measured, with local privacy (noise_multiplier=4).",
         "Without a collective, the model\u2019s accuracy is 50.0 % with no privacy and 50.0 % with local privacy "
@@ -346,16 +350,16 @@ def test_different_kinds_of_epsilon_are_never_silently_on_one_axis(tmp_path: Pat
     assert scales(list(only(tmp_path / "same").settings)) == []
 
 
-def test_names_of_settings_are_as_different_as_their_labels(example: tuple[Path, str], tmp_path: Path) -> None:
-    settings = only(example[0]).settings
+def test_names_of_settings_are_as_different_as_their_labels(example: Example) -> None:
+    settings = example.study.settings
     assert len(set(names(settings).values())) == len(settings) == 4
     twin = settings[1].guarantee | {"mechanism": "central_adaptive"}
     alike = [settings[1], type(settings[1])("central_adaptive noise_multiplier=2", settings[1].experiment, twin, ())]
     assert len(set(names(tuple(alike)).values())) == 2
 
 
-def test_each_guarantee_is_spelled_out_with_its_warning(example: tuple[Path, str]) -> None:
-    study, html = only(example[0]), example[1]
+def test_each_guarantee_is_spelled_out_with_its_warning(example: Example) -> None:
+    study, html = example.study, example.html
     found = {made.guarantee["mechanism"]: made for made in promises(study)}
     assert set(found) == {"none", "central", "local_update", "local_dpsgd"}
     assert found["none"].odds == "Nothing limits how well an attacker can tell who took part."

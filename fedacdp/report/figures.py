@@ -64,7 +64,7 @@ def with_intervals(study: StudyResults, settings: Sequence[Setting], key: Key, t
             _data(means).mark_line(strokeWidth=1.8).encode(x=x, y=y, color=color, strokeDash=dash),
         )
         heading = alt.TitleParams(
-            name, subtitle="(" + rest if rest else " ", fontSize=13, fontWeight="normal", offset=6
+            name, subtitle="(" + rest if rest else " ", fontSize=13, fontWeight="normal", offset=6, limit=210
         )
         panels.append(panel.properties(width=165, height=110, title=heading))
     return _styled(alt.concat(*panels, columns=2, spacing=22).properties(title=title))
