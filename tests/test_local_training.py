@@ -8,14 +8,15 @@ from torch.nn import functional as F
 
 from fedacdp.config import Training, parts_of
 from fedacdp.keys import Key
-from fedacdp.local import dual, general, train_users
+from fedacdp.local import dense, general, train_users
 from fedacdp.local.batches import poisson, shuffled
+from fedacdp.local.dual import DualLayer, pays
 from fedacdp.local.opacus import torch_generator, train_with_opacus
 from fedacdp.privacy.base import ExampleRule
 from tests.conftest import block
 
 KEY = Key(3).fold("test")
-SHAPES = {"logistic": (12,), "mlp": (12,), "cnn": (1, 16, 16)}
+SHAPES = {"logistic": (12,), "mlp": (40,), "cnn": (1, 16, 16)}  # logistic: copied weights, mlp: dual form
 
 
 def training(**changes):
@@ -63,12 +64,12 @@ def test_training_all_users_at_once_equals_a_plain_loop(model, how, ragged):
         np.testing.assert_allclose(updates.total(factors), expected_sum.numpy(), atol=tolerance * 10)
 
 
-def test_the_dual_form_is_used_for_dense_networks_and_the_general_form_for_others():
+def test_the_dual_form_is_used_for_wide_dense_layers_and_the_general_form_for_other_networks():
     users = block(shape=(40,))
-    assert dual.dense_layers(net_of("mlp", users.schema)) == [(64, 40), (4, 64)]
-    assert dual.dense_layers(net_of("cnn", block(shape=(1, 16, 16)).schema)) is None
-    assert dual.pays([(64, 784), (10, 64)], 50)
-    assert not dual.pays([(64, 784), (10, 64)], 100)
+    assert dense.sizes(net_of("mlp", users.schema)) == [(64, 40), (4, 64)]
+    assert dense.sizes(net_of("cnn", block(shape=(1, 16, 16)).schema)) is None
+    assert pays(64, 784, 50)
+    assert not pays(64, 784, 100)
 
 
 def test_an_update_that_is_not_finite_spoils_nobody_else():
@@ -119,19 +120,24 @@ def test_poisson_batches_take_each_record_at_the_stated_rate():
     assert stats.binomtest(int(chosen), trials, rate * 1.05).pvalue < 1e-6
 
 
+@pytest.mark.parametrize("ragged", [True, False])
 @pytest.mark.parametrize("model", parts_of("model"))
-def test_dpsgd_without_noise_equals_opacus(model):
-    users = block(shape=SHAPES[model])
+def test_dpsgd_without_noise_equals_opacus_and_the_general_form(model, ragged):
+    users, how = block(shape=SHAPES[model], ragged=ragged), training()
     net = net_of(model, users.schema)
     start = torch.from_numpy(net.initial(KEY))
-    rule = ExampleRule(0.7, 0.0, 0.5, 3.0, "vectorised")
-    batches = poisson(users, rule.batch_prob, 5, KEY)
-    ours = general.dpsgd(net, start, users, batches, 0.3, rule, KEY)
-    theirs = train_with_opacus(net, start, users, batches, 0.3, rule, KEY)
-    assert float(theirs.abs().max()) > 0.01
-    torch.testing.assert_close(ours, theirs, atol=3e-6, rtol=1e-4)
-    unclipped = general.dpsgd(net, start, users, batches, 0.3, ExampleRule(1e6, 0.0, 0.5, 3.0, ""), KEY)
-    assert float((unclipped - theirs).abs().max()) > 1e-3  # without the clip it is something else
+
+    def trained(implementation, clip=0.7):
+        return train_users(net, start, users, how, ExampleRule(clip, 0.0, 0.5, 3.0, implementation), KEY)
+
+    ours, theirs = trained("vectorised"), trained("opacus")
+    assert float(theirs.stack().abs().max()) > 0.01
+    torch.testing.assert_close(ours.stack(), theirs.stack(), atol=3e-6, rtol=1e-4)
+    np.testing.assert_allclose(ours.norms, theirs.norms, rtol=1e-4)
+    batches = poisson(users, 0.5, 5, KEY.fold("batches"))
+    literal = general.dpsgd(net, start, users, batches, 0.3, ExampleRule(0.7, 0.0, 0.5, 3.0, ""), KEY)
+    torch.testing.assert_close(ours.stack(), literal, atol=1e-6, rtol=1e-5)
+    assert float((trained("vectorised", 1e6).stack() - theirs.stack()).abs().max()) > 1e-3  # the clip matters
 
 
 @pytest.mark.parametrize("implementation", ["vectorised", "opacus"])
@@ -160,16 +166,75 @@ def test_torch_generators_of_different_addresses_differ_in_their_whole_state():
     assert np.array_equal(draws[0], torch.normal(0.0, 1.0, (50_000,), generator=torch_generator(KEY.fold(1))).numpy())
 
 
-def test_dpsgd_with_opacus_and_ours_have_the_same_distribution():
-    users = block(users=1, records=4, shape=(6,), ragged=False)
-    many = users.rows(np.zeros(3000, int)).replace(ids=np.arange(3000))
-    net = net_of("logistic", users.schema)
-    start, how = torch.from_numpy(net.initial(KEY)), training(local_steps=3)
-    samples = {}
-    for name, key in {"vectorised": KEY, "opacus": KEY.fold("other")}.items():
-        rule = ExampleRule(0.5, 0.8, 1.0, 4.0, name)
-        samples[name] = train_users(net, start, many, how, rule, key).stack().double().numpy()
-    for direction in np.random.default_rng(1).standard_normal((3, samples["opacus"].shape[1])):
-        a, b = (samples[name] @ direction for name in samples)
-        assert stats.ks_2samp(a, b).pvalue > 1e-6
-        assert stats.ks_2samp(a * 1.25, b).pvalue < 1e-6
+def same_data(users, count):
+    """`count` users with the data of the first, so that they are independent draws of one thing."""
+    return users.rows(np.zeros(count, int)).replace(ids=np.arange(count))
+
+
+@pytest.mark.parametrize("records", ["different", "equal"])
+@pytest.mark.parametrize("others", ["literal", "opacus"])
+def test_dpsgd_noise_in_the_dual_form_has_the_distribution_of_the_literal_one(others, records):
+    """Noise feeds back through the user's own records; two equal records make the Gram matrix singular."""
+    users = block(users=1, records=4, shape=(30,), ragged=False)
+    if records == "equal":
+        users.x[0, 1] = users.x[0, 0]
+    count = 3000 if others == "literal" else 400
+    many, how = same_data(users, count), training(local_steps=3)
+    net = net_of("mlp", users.schema)
+    start, rule = torch.from_numpy(net.initial(KEY)), ExampleRule(0.5, 0.8, 1.0, 4.0, "vectorised")
+    ours = train_users(net, start, many, how, rule, KEY)
+    assert isinstance(ours.layers[0], DualLayer)
+    batches = poisson(many, 1.0, 3, KEY)
+    literal = general.dpsgd if others == "literal" else train_with_opacus
+    a, b = ours.stack().double().numpy(), literal(net, start, many, batches, 0.3, rule, KEY.fold("o")).double().numpy()
+    np.testing.assert_allclose(ours.norms, np.linalg.norm(a, axis=1), rtol=1e-4)
+    np.testing.assert_allclose(ours.total(np.ones(count)), a.sum(0), atol=2e-3)
+    rng = np.random.default_rng(1)
+    inside = np.zeros((2, a.shape[1]))  # directions of the first layer's weights that the user's records see
+    inside[:, : 64 * 30] = np.stack([np.outer(rng.standard_normal(64), users.x[0, row]).ravel() for row in (0, 2)])
+    upper = np.zeros((1, a.shape[1]))
+    upper[0, 64 * 31 :] = rng.standard_normal(a.shape[1] - 64 * 31)
+    for direction in np.concatenate([rng.standard_normal((3, a.shape[1])), inside, upper]):
+        left, right = a @ direction, b @ direction
+        assert stats.ks_2samp(left, right).pvalue > 1e-6
+        wide = left.mean() + (1.5 if others == "literal" else 3.0) * (left - left.mean())
+        assert stats.ks_2samp(wide, right).pvalue < 1e-6
+
+
+def test_dpsgd_noise_in_the_dual_form_is_white_inside_and_outside_the_span_and_between():
+    """No example enters: what is released must be plain white noise of the accounted size, of which the part inside the
+    span has been through the training and the part outside has not."""
+    users = block(users=1, records=5, shape=(30,), ragged=False)
+    many, steps = same_data(users, 2000), 4
+    net = net_of("mlp", users.schema)
+    how = training(local_steps=steps, local_lr=0.1)
+    rule = ExampleRule(0.5, 1.3, 0.0, 2.0, "vectorised")
+    updates = train_users(net, torch.from_numpy(net.initial(KEY)), many, how, rule, KEY).stack().double().numpy()
+    unit = 0.1 * 1.3 * 0.5 / 2.0 * np.sqrt(steps)
+    first = np.concatenate(  # (user, h, d + 1)
+        [updates[:, : 64 * 30].reshape(-1, 64, 30), updates[:, 64 * 30 : 64 * 31, None]], axis=2
+    )
+    basis = np.linalg.qr(np.concatenate([users.x[0], np.ones((5, 1))], axis=1).T.astype(float), mode="complete")[0]
+    turned = first @ basis / unit  # the first five columns lie inside the span
+    for part in (turned[:, :, :5], turned[:, :, 5:]):
+        low, high = np.sqrt(stats.chi2.ppf([5e-7, 1 - 5e-7], part.size) / part.size)
+        assert low < part.std() < high
+        assert not low < 1.02 * part.std() < high
+        assert stats.kstest(part.ravel(), "norm").pvalue > 1e-6
+    correlation = np.corrcoef(turned[:, :2].reshape(len(turned), -1).T)  # two outputs, 31 directions each
+    assert np.abs(correlation - np.eye(62)).max() < 5.5 / np.sqrt(len(turned))
+    wrong = turned[:, 0, 5] + 0.2 * turned[:, 0, 0]  # a forgotten projection would look like this
+    assert abs(np.corrcoef(wrong, turned[:, 0, 0])[0, 1]) > 5.5 / np.sqrt(len(turned))
+
+
+def test_dpsgd_noise_of_a_user_does_not_depend_on_the_block_it_is_in():
+    users, how = block(shape=(40,)), training()
+    net = net_of("mlp", users.schema)
+    start, rule = torch.from_numpy(net.initial(KEY)), ExampleRule(0.5, 0.8, 0.4, 3.0, "vectorised")
+    together = train_users(net, start, users, how, rule, KEY).stack()
+    for row in range(len(users)):
+        alone = users.rows(np.array([row]))
+        short = int(alone.mask.sum())
+        cut = alone.replace(x=alone.x[:, :short], y=alone.y[:, :short], mask=alone.mask[:, :short])
+        again = train_users(net, start, cut, how, rule, KEY).stack()[0]
+        torch.testing.assert_close(again, together[row], atol=2e-4, rtol=0)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from fedacdp.keys import Key
-from fedacdp.local import dual, general
+from fedacdp.local import dense, general
 from fedacdp.local.batches import poisson, shuffled
 from fedacdp.local.opacus import train_with_opacus
 from fedacdp.local.updates import Stacked, Updates
@@ -28,14 +28,16 @@ def train_users(
     """
     if len(users) == 0:
         return Stacked(torch.zeros(0, len(start), dtype=start.dtype, device=start.device))
+    shapes = dense.sizes(net)
     if rule is None:
         batches = shuffled(users, training.batch, training.local_steps, training.local_epochs, key.fold("order"))
-        layers = dual.dense_layers(net)
-        if layers is not None and dual.pays(layers, users.mask.shape[1]):
-            return dual.sgd(layers, start, users, batches, training.local_lr)
+        if shapes is not None:
+            return dense.train(shapes, start, users, batches, training.local_lr)
         return Stacked(general.sgd(net, start, users, batches, training.local_lr))
     assert training.local_steps is not None
-    batches = poisson(users, rule.batch_prob, training.local_steps, key.fold("batches"))
+    batches, noise = poisson(users, rule.batch_prob, training.local_steps, key.fold("batches")), key.fold("noise")
+    if shapes is not None and rule.implementation == "vectorised":
+        return dense.train(shapes, start, users, batches, training.local_lr, rule, noise)
     train = train_with_opacus if rule.implementation == "opacus" else general.dpsgd
-    rows = train(net, start, users, batches, training.local_lr, rule, key.fold("noise"))
+    rows = train(net, start, users, batches, training.local_lr, rule, noise)
     return Stacked(rows, draws=len(users) * training.local_steps)

@@ -1,110 +1,129 @@
-"""The dual form of local training for dense networks: exact, and without any user's copy of the wide first layer.
+"""The dual form of a wide first layer: exact, and without any user's copy of its weights.
 
-SGD moves a dense layer's weights only inside the span of the layer's inputs. For a user with inputs A (n, d), shared
-start W0 (h, d) and b0, the moved layer is W0 + c^T A with n coefficient rows c (n, h), and its output on the user's own
-records is A W0^T + b0 + K c with the Gram matrix K = A A^T + 1 (the 1 is the bias). So a step costs n h B instead of
-d h B, the shared part A W0^T is one large product for all users, and so is the sum of all updates, sum_u f_u c_u^T A_u.
-Layers after the first are narrow and keep a copy of their weights per user.
+Steps move a dense layer's weights only inside the span of the layer's inputs. For a user with inputs A (n, d), shared
+start W0 (h, d) and b0, the moved layer is W0 + c^T A with n coefficient rows c (n, h), bias b0 + c^T 1, and its output
+on the user's own records is A W0^T + b0 + K c with the Gram matrix K = A A^T + 1 (the 1 is the bias). A step costs
+n h B instead of d h B, the shared part A W0^T is one large product for all users, and so is the sum of all updates,
+sum_u f_u c_u^T A_u.
+
+DP-SGD adds noise Z_s (h, d + 1) to the layer at each step. It feeds back only through (A, 1) Z_s^T, which is Gaussian
+with row covariance K and independent columns: R g_s with R R^T = K and g_s (n, h) standard normal. What lies outside
+the span of the rows of (A, 1) feeds back into nothing and is needed in the released update only: one draw Z (h, d + 1)
+with the variance of all S steps, its part inside the span taken out. With y = (A, 1) Z^T the released noise is
+
+    sqrt(S) Z + c^T (A, 1),    c = R^-T (sum_s g_s - sqrt(S) R^-1 y),
+
+equal in distribution to sum_s Z_s together with everything that fed back. R is the Cholesky factor of K plus a ridge
+of 1e-5 of its mean diagonal (1e-12 in float64), so that singular K (equal records) work: that much, relatively, is the
+variance off.
 """
 
 from __future__ import annotations
 
-from functools import cached_property
+import math
 
 import numpy as np
 import torch
-from torch import nn
 
-from fedacdp.local.batches import Batches
-from fedacdp.local.general import step_rows, tensors
-from fedacdp.local.updates import Updates, without_zeros
-from fedacdp.models.base import Net
-from fedacdp.users import Users
+from fedacdp.local.updates import without_zeros
 
-Layers = list[tuple[int, int]]
-"""(outputs, inputs) of each dense layer, with ReLU between layers."""
+Rows = tuple[torch.Tensor, torch.Tensor]
 
 
-def dense_layers(net: Net) -> Layers | None:
-    """The dense layers of a net that is Flatten, Linear, ReLU, Linear, ...; None if it is anything else."""
-    layers = list(net.module) if isinstance(net.module, nn.Sequential) else []
-    expected = [nn.Flatten, nn.Linear] + [nn.ReLU, nn.Linear] * ((len(layers) - 2) // 2)
-    if [type(layer) for layer in layers] != expected or any(getattr(layer, "bias", 0) is None for layer in layers):
-        return None
-    return [(layer.out_features, layer.in_features) for layer in layers if isinstance(layer, nn.Linear)]
-
-
-def pays(layers: Layers, records: int) -> bool:
-    """Whether n coefficient rows are cheaper than a copy of the first layer's (h, d) weights: n below h d / (h + d)."""
-    outputs, inputs = layers[0]
+def pays(outputs: int, inputs: int, records: int) -> bool:
+    """Whether n coefficient rows are cheaper than a copy of the layer's (h, d) weights: n below h d / (h + d)."""
     return records < outputs * inputs / (outputs + inputs)
 
 
-def sgd(layers: Layers, start: torch.Tensor, users: Users, batches: Batches, lr: float) -> Updates:
-    """SGD steps of all users on the mean cross entropy of each batch."""
-    x, y = tensors(users, start)
-    inputs = x.flatten(2)
-    shared, *upper = _matrices(layers, start, len(users))
-    outputs = (inputs.flatten(0, 1) @ shared[:, :-1].T + shared[:, -1]).unflatten(0, inputs.shape[:2])
-    gram = torch.baddbmm(torch.ones((), dtype=x.dtype, device=x.device), inputs, inputs.mT)
-    moved = torch.zeros_like(outputs)
-    weight = torch.from_numpy(batches.weight).to(start)
-    classes = torch.arange(layers[-1][0], device=x.device)
-    for step in range(batches.index.shape[1]):
-        rows = step_rows(batches, step, start)
-        seen = [torch.baddbmm(outputs[rows], gram[rows], moved)]
-        for matrix in upper:
-            seen.append(torch.baddbmm(matrix[:, None, :, -1], seen[-1].relu(), matrix[:, :, :-1].mT))
-        slope = (seen[-1].softmax(-1) - (y[rows][..., None] == classes).to(x.dtype)) * weight[:, step, :, None]
-        for matrix, below in zip(reversed(upper), reversed(seen[:-1]), strict=True):
-            passed = torch.bmm(slope, matrix[:, :, :-1]) * (below > 0)
-            matrix[:, :, :-1].baddbmm_(slope.mT, below.relu(), alpha=-lr)
-            matrix[:, :, -1].sub_(slope.sum(1), alpha=lr)
-            slope = passed
-        moved.scatter_add_(1, rows[1][..., None].expand_as(slope), slope * -lr)
-    changes = [matrix - value for matrix, value in zip(upper, _matrices(layers, start)[1:], strict=True)]
-    return _Dual(inputs, gram, moved, changes)
+class DualLayer:
+    """A first layer as coefficients `moved` (U, n, h) on the inputs (U, n, d); `mask` (U, n) is 1 for records."""
 
+    def __init__(self, weights: torch.Tensor, bias: torch.Tensor, inputs: torch.Tensor, mask: torch.Tensor):
+        self.inputs, self.mask = inputs, mask
+        self.outputs = torch.addmm(bias, inputs.flatten(0, 1), weights.T).unflatten(0, inputs.shape[:2])
+        self.gram = torch.baddbmm(torch.ones((), dtype=inputs.dtype, device=inputs.device), inputs, inputs.mT)
+        self.moved = torch.zeros_like(self.outputs)
+        self.noise: _SpanNoise | None = None
 
-class _Dual(Updates):
-    """Updates whose first layer is coefficients (U, n, h) on the users' inputs (U, n, d), the others (U, o, i + 1)."""
+    def forward(self, rows: Rows, below: torch.Tensor) -> torch.Tensor:
+        fixed = self.outputs if self.noise is None else self.noise.outputs
+        return torch.baddbmm(fixed[rows], self.gram[rows], self.moved)
 
-    def __init__(self, inputs: torch.Tensor, gram: torch.Tensor, moved: torch.Tensor, upper: list[torch.Tensor]):
-        self.inputs, self.gram, self.moved, self.upper = inputs, gram, moved, upper
+    def backward(self, slope: torch.Tensor) -> torch.Tensor:
+        raise AssertionError("nothing lies below the first layer")
 
-    @cached_property
-    def norms(self) -> np.ndarray:
+    def input_squares(self, rows: Rows, below: torch.Tensor) -> torch.Tensor:
+        return self.gram.diagonal(dim1=1, dim2=2)[rows]
+
+    def step(self, rows: Rows, below: torch.Tensor, slope: torch.Tensor, rate: float) -> None:
+        self.moved.scatter_add_(1, rows[1][..., None].expand_as(slope), slope * -rate)
+
+    def draws(self, steps: int) -> int:
+        """Normals per user: one (h, d + 1) for outside the span, and (n, S, h) for inside."""
+        (_, records, inputs), outputs = self.inputs.shape, self.outputs.shape[2]
+        return outputs * (inputs + 1) + records * steps * outputs
+
+    def unused(self, records: int, steps: int) -> int:
+        """How many of these a user with `records` records does not need: they come last."""
+        return (self.inputs.shape[1] - records) * steps * self.outputs.shape[2]
+
+    def add_noise(self, noise: torch.Tensor, step: int, steps: int, scale: float) -> None:
+        if self.noise is None:
+            self.noise = _SpanNoise(self, noise, steps, scale)
+        self.noise.add(step)
+
+    def finish(self) -> None:
+        if self.noise is not None:
+            self.moved = self.moved + self.noise.coefficients()
+
+    def squares(self) -> torch.Tensor:
         squares = (torch.bmm(self.gram, self.moved) * self.moved).sum((1, 2), dtype=torch.float64)
-        for matrix in self.upper:
-            squares += matrix.square().sum((1, 2), dtype=torch.float64)
-        norms: np.ndarray = squares.clamp(min=0).sqrt().cpu().numpy()
-        return norms
+        if self.noise is not None:
+            squares += 2 * (self.noise.seen * self.moved).sum((1, 2), dtype=torch.float64)
+            squares += self.noise.outside.square().sum((1, 2), dtype=torch.float64)
+        return squares
 
-    def total(self, factors: np.ndarray) -> np.ndarray:
+    def total(self, factors: np.ndarray) -> torch.Tensor:
         weights, moved = without_zeros(factors, self.moved)
-        _, inputs = without_zeros(factors, self.inputs)
         scaled = moved * weights.to(moved)[:, None, None]
-        parts = [scaled.flatten(0, 1).T @ inputs.flatten(0, 1), scaled.sum((0, 1))]
-        for matrix in self.upper:
-            total = torch.einsum("u,uoi->oi", weights.to(matrix), without_zeros(factors, matrix)[1])
-            parts += [total[:, :-1], total[:, -1]]
-        flat: np.ndarray = torch.cat([part.flatten() for part in parts]).double().cpu().numpy()
-        return flat
+        total = scaled.flatten(0, 1).T @ without_zeros(factors, self.inputs)[1].flatten(0, 1)
+        bias = scaled.sum((0, 1))
+        if self.noise is not None:
+            weights, outside = without_zeros(factors, self.noise.outside)
+            noise = (weights.to(outside) @ outside.flatten(1)).view_as(outside[0])
+            total, bias = total + noise[:, :-1], bias + noise[:, -1]
+        return torch.cat([total.flatten(), bias])
 
     def stack(self) -> torch.Tensor:
-        parts = [torch.bmm(self.moved.mT, self.inputs), self.moved.sum(1)]
-        for matrix in self.upper:
-            parts += [matrix[:, :, :-1], matrix[:, :, -1]]
-        return torch.cat([part.flatten(1) for part in parts], dim=1)
+        weights, bias = torch.bmm(self.moved.mT, self.inputs), self.moved.sum(1)
+        if self.noise is not None:
+            weights, bias = weights + self.noise.outside[:, :, :-1], bias + self.noise.outside[:, :, -1]
+        return torch.cat([weights.flatten(1), bias], dim=1)
 
 
-def _matrices(layers: Layers, start: torch.Tensor, users: int | None = None) -> list[torch.Tensor]:
-    """Weights and bias of each layer as (o, i + 1); from the second on a copy per user if `users` is given."""
-    matrices, first = [], 0
-    for number, (outputs, inputs) in enumerate(layers):
-        weights = start[first : first + outputs * inputs].view(outputs, inputs)
-        bias = start[first + outputs * inputs : first + outputs * (inputs + 1)]
-        matrix = torch.cat([weights, bias[:, None]], dim=1)
-        matrices.append(matrix if users is None or number == 0 else matrix.repeat(users, 1, 1))
-        first += outputs * (inputs + 1)
-    return matrices
+class _SpanNoise:
+    """The noise of DP-SGD on a dual layer. `outputs` (U, n, h): the fixed part of the layer's outputs with the noise so
+    far; `outside` (U, h, d + 1): scale sqrt(S) Z; `seen` (U, n, h): (A, 1) times its transpose."""
+
+    def __init__(self, layer: DualLayer, normals: torch.Tensor, steps: int, scale: float):
+        users, records, inputs = layer.inputs.shape
+        wide, self.scale, self.outputs = layer.outputs.shape[2] * (inputs + 1), scale, layer.outputs
+        self.outside = normals[:, :wide].view(users, -1, inputs + 1) * (scale * math.sqrt(steps))
+        self.inside = normals[:, wide:].view(users, records, steps, -1)
+        self.seen = torch.baddbmm(self.outside[:, None, :, -1], layer.inputs, self.outside[:, :, :-1].mT)
+        gram = layer.gram * layer.mask[:, :, None] * layer.mask[:, None, :]
+        diagonal = gram.diagonal(dim1=1, dim2=2)
+        ridge = (1e-12 if gram.dtype == torch.float64 else 1e-5) * diagonal.mean(1, keepdim=True).clamp(min=1e-30)
+        diagonal += torch.where(layer.mask > 0, ridge, 1.0)
+        self.root = torch.linalg.cholesky(gram)
+        self.mask = layer.mask
+
+    def add(self, step: int) -> None:
+        """Let the noise of a step into the outputs."""
+        self.outputs = torch.baddbmm(self.outputs, self.root, self.inside[:, :, step], alpha=self.scale)
+
+    def coefficients(self) -> torch.Tensor:
+        """What to add to the coefficients so that, with `outside`, the released noise is that of all steps."""
+        drawn = self.inside.sum(2) * self.scale
+        known = torch.linalg.solve_triangular(self.root, self.seen * self.mask[:, :, None], upper=False)
+        return torch.linalg.solve_triangular(self.root.mT, drawn - known, upper=True) * self.mask[:, :, None]

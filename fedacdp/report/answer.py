@@ -8,8 +8,8 @@ import re
 import sys
 from typing import Any
 
-from fedacdp.report.numbers import ACCURACY, SUCCESS, Setting, StudyResults
-from fedacdp.report.words import names, percent, share
+from fedacdp.report.numbers import ACCURACY, BASELINE, SUCCESS, Setting, StudyResults
+from fedacdp.report.words import counted, names, percent, share
 
 ENOUGH = 0.5
 """The success that counts as reached when the page looks for the smallest share."""
@@ -31,19 +31,25 @@ def answer(study: StudyResults) -> list[str]:
             ("the collective\u2019s success", SUCCESS) if study.has_success else ("the model\u2019s accuracy", ACCURACY)
         )
         values = {named[s.label]: p.mean(key) for s in measured if (p := s.at(study.middle))}
-        sentences.append(f"With {share(study.middle)} of the users in the collective, {what} is {_listed(values)}.")
+        floors = [p.mean(BASELINE) for s in measured if (p := s.at(study.middle)) and BASELINE in p.estimates]
+        without = (
+            f" Without a collective it is {_span([percent(value) for value in sorted(floors)])}." if floors else ""
+        )
+        sentences.append(
+            f"With {share(study.middle)} of the users in the collective, {what} is {_listed(values)}.{without}"
+        )
     if study.has_success and study.alphas[-1] > 0:
         sentences.append(_smallest(measured, named))
-    without = {named[s.label]: p.mean(ACCURACY) for s in measured if (p := s.at(0.0))}
-    if without:
-        sentences.append(f"Without a collective, the model\u2019s accuracy is {_listed(without)}.")
+    unmoved = {named[s.label]: p.mean(ACCURACY) for s in measured if (p := s.at(0.0))}
+    if unmoved:
+        sentences.append(f"Without a collective, the model\u2019s accuracy is {_listed(unmoved)}.")
     return sentences
 
 
 def _smallest(measured: list[Setting], named: dict[str, str]) -> str:
     if len(measured) > FEW:
         found = sorted(first for setting in measured if (first := _first_enough(setting)) is not None)
-        at = f", at shares from {share(found[0])} to {share(found[-1])}" if found else ""
+        at = f"; the smallest share is {_span([share(alpha) for alpha in found])}" if found else ""
         return f"A success of {percent(ENOUGH, 0)} is reached in {len(found)} of {len(measured)} settings{at}."
     reached: dict[str, list[str]] = {}
     for setting in measured:
@@ -76,6 +82,11 @@ def _listed(values: dict[str, float]) -> str:
         low, high = min(values, key=values.__getitem__), max(values, key=values.__getitem__)
         return f"between {percent(values[low])} with {low} and {percent(values[high])} with {high}"
     return _joined([f"{percent(value)} with {name}" for name, value in values.items()])
+
+
+def _span(ascending: list[str]) -> str:
+    low, high = ascending[0], ascending[-1]
+    return low if low == high else f"between {low} and {high}"
 
 
 def _joined(parts: list[str]) -> str:
@@ -121,12 +132,13 @@ def deeds(study: StudyResults) -> list[tuple[str, str, str]]:
 
 
 def facts(study: StudyResults) -> list[str]:
-    """What was simulated, as far as all settings have it in common."""
+    """How many runs there are, and what all settings have in common."""
     experiments = [setting.experiment for setting in study.settings]
     common = (
         ("data {}", {e.data.name for e in experiments}),
         ("model {}", {e.model.name for e in experiments}),
-        ("{} users", {str(e.data.users) for e in experiments}),
-        ("{} rounds", {str(e.training.rounds) for e in experiments}),
+        ("{}", {counted(e.data.users, "user") for e in experiments}),
+        ("{}", {counted(e.training.rounds, "round") for e in experiments}),
     )
-    return [text.format(*values) for text, values in common if len(values) == 1]
+    runs = counted(len(study.runs), "simulated run")
+    return [runs, *(text.format(*values) for text, values in common if len(values) == 1)]

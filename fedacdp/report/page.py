@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -71,7 +71,7 @@ def section(study: StudyResults) -> dict[str, Any]:
         "deeds": answer.deeds(study),
         "scales": words.scales(measured),
         "frames": [_frame(study, group, len(grouped) > 1) for group in grouped[:FRAMES]],
-        "undrawn": sum(map(len, grouped[FRAMES:])),
+        "undrawn": len(measured) - len({setting.label for group in grouped[:FRAMES] for setting in group}),
         "stretched": figures.stretched(study.alphas),
         "promises": found,
         "not_covered": sorted({promise.not_covered for promise in found} - {""}),
@@ -85,17 +85,26 @@ def section(study: StudyResults) -> dict[str, Any]:
 
 def groups(settings: Sequence[Setting]) -> list[list[Setting]]:
     """All settings together if they are few. Else apart by everything but privacy, so that mechanisms meet in one
-    frame; a group that is still too large is split by mechanism, and then into what can be told apart."""
-    found = [list(settings)] if settings else []
-    for apart in (_beside_privacy, _mechanism):
-        finer: list[list[Setting]] = []
-        for group in found:
-            parts: dict[str, list[Setting]] = {}
-            for setting in group:
-                parts.setdefault(apart(setting) if len(group) > TOGETHER else "", []).append(setting)
-            finer += parts.values()
-        found = finer
-    return [group[start : start + TOGETHER] for group in found for start in range(0, len(group), TOGETHER)]
+    frame; where that is still too many, apart by mechanism, each beside the setting without privacy."""
+    if len(settings) <= TOGETHER:
+        return [list(settings)] if settings else []
+    found = []
+    for group in _apart(settings, _beside_privacy):
+        if len(group) <= TOGETHER:
+            found.append(group)
+            continue
+        free = [setting for setting in group if setting.guarantee["unit"] == "none"]
+        size = TOGETHER - len(free)
+        for part in _apart([setting for setting in group if setting not in free], _mechanism):
+            found += [free + part[start : start + size] for start in range(0, len(part), size)]
+    return found
+
+
+def _apart(settings: Sequence[Setting], key: Callable[[Setting], str]) -> list[list[Setting]]:
+    parts: dict[str, list[Setting]] = {}
+    for setting in settings:
+        parts.setdefault(key(setting), []).append(setting)
+    return list(parts.values())
 
 
 def _beside_privacy(setting: Setting) -> str:

@@ -22,6 +22,11 @@ def share(alpha: float) -> str:
     return f"{100 * alpha:.10g}\u00a0%"
 
 
+def counted(count: int, noun: str) -> str:
+    """So many things."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
 def interval(estimate: Estimate) -> str:
     """The interval of an estimate, empty with one seed."""
     low, high = estimate.interval
