@@ -36,7 +36,7 @@ def render(sections: list[dict[str, object]]) -> str:
     files = resources.files(__package__)
     style = files.joinpath("page.css").read_text(encoding="utf-8")
     digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
-    environment = jinja2.Environment(autoescape=False, undefined=jinja2.StrictUndefined)
+    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
     environment.filters |= {
         "percent": words.percent, "share": words.share, "interval": words.interval, "number": words.number
     }  # fmt: skip
