@@ -102,7 +102,7 @@ def closing_table(folder: Path) -> None:
         )
         last = row["setting"]
     console.print(shown)
-    for setting, guarantee in frame.groupby("setting").first().iterrows():
+    for setting, guarantee in frame.groupby("setting", sort=False).first().iterrows():
         console.print(escape(f"{setting}: {_in_short(guarantee)}"), highlight=False)
     for warning in sorted(set(frame["warning"]) - {""}):
         console.print(escape(f"warning: {warning}"), highlight=False)
@@ -126,7 +126,7 @@ def summarise(frame: pd.DataFrame) -> pd.DataFrame:
     the seeds, and their number."""
     last = frame[(frame["group"] == "all") & (frame["status"] == "done")]
     last = last[last["round"] == last.groupby("run_id")["round"].transform("max")]
-    names = ["setting", "alpha", "epsilon", "unit", "observer", "warning"]
+    names = ["mechanism", "epsilon", "setting", "alpha", "unit", "observer", "warning"]
     means = last.pivot_table(index=names, columns="metric", values="value", aggfunc="mean", dropna=False, observed=True)
     seeds = last.groupby(names, dropna=False)["run_id"].nunique().rename("seeds")
     found = means.join(seeds, how="inner").reset_index()

@@ -167,24 +167,24 @@ def table(folder: Path) -> pd.DataFrame:
     if not runs:
         raise ConfigError(f"{folder}: no finished runs")
     labels = settings([experiment for _, _, experiment in runs])
-    frames, success = [], {}
+    constants, rounds = [], {}
     for (path, manifest, experiment), label in zip(runs, labels, strict=True):
+        slot = (manifest["study"], experiment.run_id)
         try:
-            rounds = pd.read_parquet(path / "rounds.parquet")
+            rounds[slot] = pd.read_parquet(path / "rounds.parquet")
         except (OSError, ValueError) as error:
             raise ConfigError(f"{path / 'rounds.parquet'}: cannot be read ({error})") from None
-        success[experiment.run_id] = rounds[rounds["metric"] == "success"]
-        frames.append((manifest, experiment, label, rounds))
-    whole = []
-    for manifest, experiment, label, rounds in frames:
-        baseline = success.get(experiment.baseline.run_id)
+        constants.append(_constants(manifest, experiment, label))
+    success = {slot: frame[frame["metric"] == "success"] for slot, frame in rounds.items()}
+    parts = [frame.assign(study=study, run_id=run_id) for (study, run_id), frame in rounds.items()]
+    for _, manifest, experiment in runs:
+        baseline = success.get((manifest["study"], experiment.baseline.run_id))
         if baseline is not None:
-            rounds = pd.concat([rounds, baseline.assign(metric="success_baseline")])
-        whole.append(rounds.assign(**_constants(manifest, experiment, label)))
-    found = pd.concat(whole, ignore_index=True)
-    return found.sort_values(["study", "setting", "alpha", "seed", "round"], kind="stable")[COLUMNS].reset_index(
-        drop=True
-    )
+            named = {"metric": "success_baseline", "study": manifest["study"], "run_id": experiment.run_id}
+            parts.append(baseline.assign(**named))
+    found = pd.concat(parts, ignore_index=True).merge(pd.DataFrame(constants), on=["study", "run_id"])
+    order = ["study", "mechanism", "epsilon", "setting", "alpha", "seed", "round"]
+    return found.sort_values(order, kind="stable")[COLUMNS].reset_index(drop=True)
 
 
 def _constants(manifest: dict[str, Any], experiment: Experiment, label: str) -> dict[str, Any]:
