@@ -75,7 +75,7 @@ def run(
         data_dir=data_dir,
     )
     folder, tasks = studies.plan(found, out, execution)
-    failed = 0
+    failed, ran = 0, bool(tasks)
     if not tasks:
         typer.echo("Every run is there already.", err=True)
     for attempt in (1, 2):
@@ -91,7 +91,9 @@ def run(
             typer.echo("Going on from the last checkpoints with fresh nodes.", err=True)
             _, tasks = studies.plan(found, out, execution)
     closing_table(folder)
-    page = _page(folder)
+    page = folder / "report.html"
+    if ran or not page.exists():
+        _page(folder)
     typer.echo(f"Page: {page}", err=True)
     if failed:
         raise typer.Exit(1)

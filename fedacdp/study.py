@@ -66,15 +66,16 @@ Engine = Callable[[Execution], Any]
 def plan(study: Study, out: Path, execution: Execution) -> tuple[Path, list[Task]]:
     """Check everything and say what is to be done, baselines first; writes nothing. ConfigError for wrong input."""
     experiments = study.experiments()
-    for experiment in experiments:
-        prepare(experiment, execution)
     folder = out / study.name
     _check_folder(folder, study)
     asked = {experiment.run_id for experiment in experiments}
     baselines = {e.baseline.run_id: e.baseline for e in experiments if e.baseline.run_id not in asked}
     tasks = [Task(e, folder / e.run_id, "baseline") for e in baselines.values()]
     tasks += [Task(e, folder / e.run_id, "run") for e in sorted(experiments, key=lambda e: e.strategy.alpha > 0)]
-    return folder, [task for task in tasks if not _is_done(task)]
+    left = [task for task in tasks if not _is_done(task)]
+    for task in left:
+        prepare(task.experiment, execution)
+    return folder, left
 
 
 def execute(

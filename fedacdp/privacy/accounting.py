@@ -2,7 +2,8 @@
 
 The privacy loss distribution (PLD) accountant is tight for unsampled and for Poisson-sampled Gaussians under
 add-or-remove adjacency, the only events that reach this file; an unsampled replacement is already rescaled to
-sigma / sensitivity by its mechanism, because the accountants disagree on whether replace-one doubles it.
+sigma / sensitivity by its mechanism, because the accountants disagree on whether replace-one doubles it. The libraries
+are imported where they are used: nodes do no accounting, and they take two seconds to load.
 """
 
 from __future__ import annotations
@@ -10,13 +11,12 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import TYPE_CHECKING
 
 import numpy as np
-from dp_accounting import DpEvent, GaussianDpEvent, NoOpDpEvent, PoissonSampledDpEvent, SelfComposedDpEvent
-from dp_accounting.pld import PLDAccountant
-from dp_accounting.rdp import RdpAccountant
-from scipy.optimize import brentq
-from scipy.stats import norm
+
+if TYPE_CHECKING:
+    from dp_accounting import DpEvent
 
 ACCOUNTANT = "PLD (dp-accounting)"
 _WHOLE_ORDERS = [*range(2, 33), 48, 64, 96, 128, 256, 512, 1024]  # fractional ones are slow, and warn
@@ -34,6 +34,8 @@ class Gaussians:
     @property
     def event(self) -> DpEvent:
         """The event in dp-accounting's words."""
+        from dp_accounting import GaussianDpEvent, NoOpDpEvent, PoissonSampledDpEvent, SelfComposedDpEvent
+
         if self.count == 0 or self.rate == 0:
             return NoOpDpEvent()
         once = GaussianDpEvent(self.ratio)
@@ -52,21 +54,29 @@ def epsilon(releases: Gaussians, delta: float) -> float:
         return 0.0
     if releases.ratio == 0:
         return math.inf
+    from dp_accounting.pld import PLDAccountant
+
     return float(PLDAccountant().compose(releases.event).get_epsilon(delta))
 
 
 def epsilon_rdp(releases: Gaussians, delta: float) -> float:
     """An upper bound by Renyi DP at whole orders: loose and fast. A first guess, never a printed epsilon."""
+    from dp_accounting.rdp import RdpAccountant
+
     return float(RdpAccountant(_WHOLE_ORDERS).compose(releases.event).get_epsilon(delta))
 
 
 def delta_of_mu(eps: float, mu: float) -> float:
     """delta(epsilon) of mu-Gaussian DP, exact (Balle and Wang 2018, Theorem 8; Dong et al. 2022, Corollary 2.13)."""
-    return float(norm.cdf(-eps / mu + mu / 2) - math.exp(eps + norm.logcdf(-eps / mu - mu / 2)))
+    from scipy.special import log_ndtr, ndtr
+
+    return float(ndtr(-eps / mu + mu / 2) - math.exp(eps + log_ndtr(-eps / mu - mu / 2)))
 
 
 def mu_of(eps: float, delta: float) -> float:
     """The mu at which Gaussian DP is exactly (eps, delta)."""
+    from scipy.optimize import brentq
+
     return float(brentq(lambda mu: delta_of_mu(eps, mu) - delta, 1e-6, 1e3, xtol=1e-12))
 
 
@@ -77,6 +87,8 @@ def calibrate(target: float, delta: float, rate: float, count: int) -> float:
     A secant on log(ratio), log(epsilon), started from the Renyi answer: a PLD costs about a second, so evaluations are
     few. Where nothing is sampled the answer is exact and needs one check. ValueError if no noise would do.
     """
+    from scipy.optimize import brentq
+
     if rate == 1:
         exact = math.sqrt(count) / mu_of(target, delta)
         low, high = exact * 0.9999, exact * 1.001
