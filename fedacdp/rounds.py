@@ -83,7 +83,7 @@ class Row:
 
 
 class Diverged(Exception):
-    """The model is no longer finite. A result, not a fault."""
+    """The model, or every update of a round, is no longer finite. A result, not a fault."""
 
 
 class WorkFailed(Exception):
@@ -124,8 +124,8 @@ def run(
         messages[ids] += 1
         draws = sum(partial.draws for partial in partials) + (noise.draws if noise is not None else 0)
         state = State(round, parameters, messages, state.sent + sent, state.draws + draws)
-        if not np.isfinite(parameters).all():
-            raise Diverged(f"the model stopped being finite in round {round}")
+        if not np.isfinite(parameters).all() or (sent and not any(p.factors.any() for p in partials)):
+            raise Diverged(f"the model, or every update, stopped being finite in round {round}")
         values = metrics.cohort(len(ids), *(_joined(partials, name) for name in ("norms", "factors", "acting")))
         if round % training.evaluate_every == 0 or round == training.rounds:
             values += evaluate(setting, parameters)

@@ -134,10 +134,11 @@ def test_a_strategy_may_edit_its_members_updates_and_nobody_elses(monkeypatch):
     assert type(setting.experiment.strategy).update is not Strategy.update
 
 
-def test_a_model_that_stops_being_finite_is_reported_as_diverged():
-    training = {"rounds": 30, "sampling_prob": 1.0, "local_steps": 1, "local_lr": 1e30, "server_lr": 1e30}
+@pytest.mark.parametrize(("local_lr", "server_lr"), [(1e30, 1.0), (0.1, 1e45)])
+def test_a_model_that_stops_being_finite_is_reported_as_diverged(local_lr, server_lr):
+    training = {"rounds": 30, "sampling_prob": 1.0, "local_steps": 2, "local_lr": local_lr, "server_lr": server_lr}
     setting = prepare(experiment(training=training), local())
-    with pytest.raises(Diverged, match="round"):
+    with pytest.raises(Diverged, match="in round"):
         last(setting, local())
 
 
