@@ -162,9 +162,16 @@ def fetch(
 def execution_of(**fields: Any) -> Execution:
     """The execution that the options ask for; ConfigError names the option."""
     try:
-        return Execution(**fields)
+        execution = Execution(**fields)
     except ValidationError as error:
-        raise ConfigError("; ".join("--" + line.replace("_", "-", 1) for line in explain(error, Execution))) from None
+        lines = ("--" + line.replace("_", "-") for line in explain(error, Execution))
+        raise ConfigError("; ".join(lines)) from None
+    if execution.device == "cuda":
+        import torch
+
+        if not torch.cuda.is_available():
+            raise ConfigError("--device = 'cuda': this machine has no GPU that torch can use")
+    return execution
 
 
 @contextlib.contextmanager

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+import torch
 from safetensors.numpy import load_file
 
 from fedacdp.grid import read_study
@@ -217,6 +218,14 @@ def test_wrong_input_ends_with_one_line_and_leaves_nothing(words, told, study, t
     assert "Traceback" not in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
     assert list(folder.iterdir()) == []
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
+def test_a_gpu_that_is_not_there_is_refused(study, tmp_path):
+    done = fedacdp("run", str(study), "--out", str(tmp_path / "out"), "--device", "cuda")
+    assert done.returncode == 2
+    assert "--device = 'cuda': this machine has no GPU" in done.stderr
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
