@@ -156,7 +156,7 @@ def test_a_killed_worker_ends_the_simulation_and_leaves_nothing_behind():
         for number, _ in zip(itertools.count(), run(setting, local(16), compute), strict=False):
             if number == 5:
                 started = {pid: c for pid, c in descendants(os.getpid()).items() if pid not in before}
-                actors = [pid for pid, command in started.items() if command.startswith("ray::")]
+                actors = [pid for pid, command in started.items() if command.startswith("ray::ClientAppActor")]
                 assert actors
                 for pid in actors:
                     os.kill(pid, signal.SIGKILL)
