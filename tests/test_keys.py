@@ -58,3 +58,34 @@ def test_a_key_ignores_global_seeds_and_remembers_only_its_address():
 def test_negative_addresses_are_refused():
     with pytest.raises(ValueError, match="-1"):
         Key(0).fold(-1)
+
+
+def test_normals_are_normal_and_independent_between_addresses():
+    key = Key(1).fold("noise")
+    draws = key.normals(np.arange(2000), 501)  # an odd number: the last pair is cut
+    assert stats.kstest(draws.ravel(), "norm").pvalue > 1e-6
+    assert stats.kstest(draws.ravel() * 1.02, "norm").pvalue < 1e-6  # the test can fail
+    count = draws.size
+    low, high = stats.chi2.ppf([5e-7, 1 - 5e-7], count) / count
+    assert low < (draws.astype(float) ** 2).mean() < high
+    tail = stats.binomtest(int((np.abs(draws) > 4).sum()), count, 2 * stats.norm.sf(4))
+    assert tail.pvalue > 1e-6
+    bound = 5.5 / np.sqrt(500)
+    assert np.abs(np.corrcoef(draws[:200]) - np.eye(200)).max() < bound  # users
+    assert np.abs(np.corrcoef(draws[:, :60].T) - np.eye(60)).max() < 5.5 / np.sqrt(2000)  # positions
+    half = 251
+    pair = np.corrcoef(draws[:, : half - 1].ravel() ** 2, draws[:, half:].ravel() ** 2)[0, 1]  # r cos a, r sin a
+    assert abs(pair) < 5.5 / np.sqrt(count / 2)
+    for other in (Key(2).fold("noise"), Key(1).fold("noise", 0), Key(1).fold("other")):
+        assert abs(np.corrcoef(draws[:500].ravel(), other.normals(np.arange(500), 501).ravel())[0, 1]) < 0.012
+
+
+def test_a_users_normals_depend_on_its_own_address_and_count_only():
+    key = Key(3).fold("a", 2)
+    together = key.normals(np.array([9, 2, 700_000]), np.array([6, 3, 0]))
+    assert together.shape == (3, 6)
+    np.testing.assert_array_equal(together[1, :3], key.normals(np.array([2]), 3)[0])
+    np.testing.assert_array_equal(together[0], key.normals(np.array([9]), 6)[0])
+    assert not together[1, 3:].any()
+    assert not together[2].any()
+    assert key.normals(np.zeros(0, int), 4).shape == (0, 4)

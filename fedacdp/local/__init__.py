@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 import torch
 
 from fedacdp.keys import Key
-from fedacdp.local import dense, general
+from fedacdp.local import conv, dense, general, grams
 from fedacdp.local.batches import poisson, shuffled
+from fedacdp.local.conv_plan import plan_of
 from fedacdp.local.opacus import train_with_opacus
 from fedacdp.local.updates import Stacked, Updates
 from fedacdp.models.base import Net
@@ -20,7 +21,13 @@ if TYPE_CHECKING:
 
 
 def train_users(
-    net: Net, start: torch.Tensor, users: Users, training: Training, rule: ExampleRule | None, key: Key
+    net: Net,
+    start: torch.Tensor,
+    users: Users,
+    training: Training,
+    rule: ExampleRule | None,
+    key: Key,
+    gram: dense.Gram = grams.gram,
 ) -> Updates:
     """Local training of every user of the block from the same parameters `start` (P,), in the precision of `start`.
 
@@ -29,15 +36,22 @@ def train_users(
     if len(users) == 0:
         return Stacked(torch.zeros(0, len(start), dtype=start.dtype, device=start.device))
     shapes = dense.sizes(net)
+    plan = plan_of(net, users.schema.shape) if shapes is None and start.device.type == "cpu" else None
+    lr = training.local_lr
     if rule is None:
         batches = shuffled(users, training.batch, training.local_steps, training.local_epochs, key.fold("order"))
         if shapes is not None:
-            return dense.train(shapes, start, users, batches, training.local_lr)
-        return Stacked(general.sgd(net, start, users, batches, training.local_lr))
+            return dense.train(shapes, start, users, batches, lr, gram)
+        if plan is not None:
+            return Stacked(conv.train(plan, start, users, batches, lr))
+        return Stacked(general.sgd(net, start, users, batches, lr))
     assert training.local_steps is not None
     batches, noise = poisson(users, rule.batch_prob, training.local_steps, key.fold("batches")), key.fold("noise")
-    if shapes is not None and rule.implementation == "vectorised":
-        return dense.train(shapes, start, users, batches, training.local_lr, rule, noise)
-    train = train_with_opacus if rule.implementation == "opacus" else general.dpsgd
-    rows = train(net, start, users, batches, training.local_lr, rule, noise)
-    return Stacked(rows, draws=len(users) * training.local_steps)
+    draws = len(users) * training.local_steps
+    if rule.implementation == "opacus":
+        return Stacked(train_with_opacus(net, start, users, batches, lr, rule, noise), draws)
+    if shapes is not None:
+        return dense.train(shapes, start, users, batches, lr, gram, rule, noise)
+    if plan is not None:
+        return Stacked(conv.train(plan, start, users, batches, lr, rule, noise), draws)
+    return Stacked(general.dpsgd(net, start, users, batches, lr, rule, noise), draws)
