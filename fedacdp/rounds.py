@@ -245,7 +245,7 @@ def load(data: DataSet, folder: Path) -> Source:
     return _kept(_sources, (uncut.model_dump_json(), str(folder)), lambda: data.load(folder.expanduser()))
 
 
-_CUT = ("partition", "concentration", "spread", "column")
+_CUT = ("partition", "concentration", "spread", "records", "column")
 _Value = TypeVar("_Value")
 _lock = threading.Lock()
 _sources: OrderedDict[tuple[str, ...], Source] = OrderedDict()
