@@ -22,7 +22,7 @@ from fedacdp.local import train_users
 from fedacdp.local.updates import Stacked
 from fedacdp.models.base import Net
 from fedacdp.privacy.base import Mechanism, Plan
-from fedacdp.users import Users
+from fedacdp.users import Space, Users
 
 
 @dataclass(frozen=True)
@@ -143,7 +143,7 @@ def draw_cohort(setting: Setting, state: State, round: int) -> np.ndarray:
 def work(setting: Setting, parameters: np.ndarray, round: int, ids: np.ndarray) -> Partial:
     """One chunk of a round, anywhere: the collective acts, everybody trains, updates are clipped and summed."""
     experiment, mechanism, key = setting.experiment, setting.mechanism, setting.key
-    users = setting.federation.users(ids, setting.member[ids])
+    users = setting.federation.users(ids, setting.member[ids], _space)
     users, acting = act(setting, users, round)
     start = torch.from_numpy(parameters).to(setting.device)
     rule = mechanism.example_rule(setting.plan)
@@ -166,7 +166,7 @@ def work(setting: Setting, parameters: np.ndarray, round: int, ids: np.ndarray) 
 
 def act(setting: Setting, users: Users, round: int) -> tuple[Users, np.ndarray]:
     """The users that send an update in this round with the records they train on, and which of them follow the
-    strategy, (U',) bool."""
+    strategy, (U',) bool. What members change is changed in the block, which belongs to the caller."""
     strategy, key = setting.experiment.strategy, setting.key
     acting = strategy.acts(users, round, key.fold("acts", round))
     if not acting.any():
@@ -178,19 +178,21 @@ def act(setting: Setting, users: Users, round: int) -> tuple[Users, np.ndarray]:
     changed = strategy.data(members, round, key.fold("data"))
     if not np.array_equal(changed.ids, members.ids) or changed.x.shape != members.x.shape:
         raise ValueError(f"strategy {strategy.name!r}: data() must return the same users with as many record slots")
-    x, y, mask = users.x.copy(), users.y.copy(), users.mask.copy()
-    x[acting], y[acting], mask[acting] = changed.x, changed.y, changed.mask
-    return users.replace(x=x, y=y, mask=mask).rows(sends), acting[sends]
+    if changed is not members:
+        users.x[acting], users.y[acting], users.mask[acting] = changed.x, changed.y, changed.mask
+    return (users, acting) if sends.all() else (users.rows(sends), acting[sends])
 
 
 def evaluate(setting: Setting, parameters: np.ndarray) -> list[metrics.Value]:
     """Accuracy and success on the held-out records."""
     test, strategy = setting.federation.test, setting.experiment.strategy
 
-    def predict(x: np.ndarray) -> np.ndarray:
-        return setting.net.predict(parameters, x)
+    guess = setting.net.predict(parameters, test.x)
 
-    values = metrics.accuracy(predict(test.x), test.y, strategy.target_class(test.schema))
+    def predict(x: np.ndarray) -> np.ndarray:
+        return guess if x is test.x else setting.net.predict(parameters, x)
+
+    values = metrics.accuracy(guess, test.y, strategy.target_class(test.schema))
     return values + metrics.successes(strategy.success(predict, test))
 
 
@@ -247,6 +249,7 @@ def load(data: DataSet, folder: Path) -> Source:
 
 _CUT = ("partition", "concentration", "spread", "records", "column")
 _Value = TypeVar("_Value")
+_space = Space()
 _lock = threading.Lock()
 _sources: OrderedDict[tuple[str, ...], Source] = OrderedDict()
 _federations: OrderedDict[tuple[str, ...], Federation] = OrderedDict()

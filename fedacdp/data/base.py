@@ -13,7 +13,7 @@ from pydantic import Field, PositiveInt, model_validator
 from fedacdp.data.partition import partition
 from fedacdp.keys import Key
 from fedacdp.parts import Part
-from fedacdp.users import Examples, Schema, Users
+from fedacdp.users import Examples, Schema, Space, Users
 
 
 @dataclass(frozen=True)
@@ -105,8 +105,9 @@ class Federation:
         """(U,) text: the natural group of each user, `label=<its most frequent class>` where there is none."""
         return self.names[self.code]
 
-    def users(self, ids: np.ndarray, member: np.ndarray) -> Users:
-        """The block of these users, a copy; `member` (U,) bool belongs to `ids`. Padded to the largest of them."""
+    def users(self, ids: np.ndarray, member: np.ndarray, space: Space | None = None) -> Users:
+        """The block of these users, a copy, in `space` if given; `member` (U,) bool belongs to `ids`. Padded to the
+        largest of them."""
         first = self.offsets[ids].astype(np.int64)
         sizes = self.offsets[ids + 1] - first
         column = np.arange(int(sizes.max(initial=0)))
@@ -116,7 +117,10 @@ class Federation:
         if ragged:
             index[~mask] = 0
         rows = self.order[index]
-        x, y = self.train.x.take(rows, axis=0), self.train.y.take(rows)
+        x = (space or Space()).block((*rows.shape, *self.schema.shape))
+        # With "raise", numpy would gather into a buffer of its own first; the rows are those of the partition.
+        self.train.x.take(rows, axis=0, out=x, mode="clip")
+        y = self.train.y.take(rows)
         if ragged:
             x[~mask], y[~mask] = 0, 0
         return Users(ids, x, y, mask, member, self.schema)

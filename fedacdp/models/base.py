@@ -65,9 +65,9 @@ class Net:
     def predict(self, flat: np.ndarray, x: np.ndarray, block: int = 2048) -> np.ndarray:
         """The most likely class of each record, (m,) int64, from flat parameters (P,), a block of records at a time."""
         parameters = self.unflatten(torch.from_numpy(flat))
-        with torch.no_grad():
+        with torch.no_grad():  # from_dlpack, because from_numpy warns of records that are read-only
             found = [
-                self.logits(parameters, torch.from_numpy(x[first : first + block])).argmax(-1)
+                self.logits(parameters, torch.from_dlpack(x[first : first + block])).argmax(-1)
                 for first in range(0, len(x), block)
             ]
         return torch.cat(found).numpy() if found else np.zeros(0, np.int64)
