@@ -10,6 +10,7 @@ from functools import cached_property
 import numpy as np
 import torch
 from torch import nn
+from torch.utils.dlpack import from_dlpack
 
 from fedacdp.keys import Key
 from fedacdp.parts import Part
@@ -67,7 +68,7 @@ class Net:
         parameters = self.unflatten(torch.from_numpy(flat))
         with torch.no_grad():  # from_dlpack, because from_numpy warns of records that are read-only
             found = [
-                self.logits(parameters, torch.from_dlpack(x[first : first + block])).argmax(-1)
+                self.logits(parameters, from_dlpack(x[first : first + block])).argmax(-1)
                 for first in range(0, len(x), block)
             ]
         return torch.cat(found).numpy() if found else np.zeros(0, np.int64)
