@@ -108,12 +108,14 @@ def run(
         began, round = time.perf_counter(), state.round + 1
         ids = draw_cohort(setting, state, round)
         chunks = [ids[first : first + execution.chunk] for first in range(0, len(ids), execution.chunk)]
-        partials = compute(setting, state.parameters, round, chunks)
-
-        total, sent = np.zeros(len(state.parameters)), 0
-        for partial in partials:
-            total += partial.total
-            sent += len(partial.norms)
+        total, draws, seen = np.zeros(len(state.parameters)), 0, [_NOBODY]
+        for some in _in_turns(chunks, total.nbytes):
+            for partial in compute(setting, state.parameters, round, some):
+                total += partial.total
+                draws += partial.draws
+                seen.append((partial.norms, partial.factors, partial.acting))
+        norms, factors, acting = (np.concatenate(arrays) for arrays in zip(*seen, strict=True))
+        sent = len(norms)
         noise = mechanism.sum_noise(sent, len(total), key.fold("sum_noise", round))
         if noise is not None:
             total += noise.vector
@@ -122,11 +124,11 @@ def run(
 
         messages = state.messages.copy()
         messages[ids] += 1
-        draws = sum(partial.draws for partial in partials) + (noise.draws if noise is not None else 0)
+        draws += noise.draws if noise is not None else 0
         state = State(round, parameters, messages, state.sent + sent, state.draws + draws)
-        if not np.isfinite(parameters).all() or (sent and not any(p.factors.any() for p in partials)):
+        if not np.isfinite(parameters).all() or (sent and not factors.any()):
             raise Diverged(f"the model, or every update, stopped being finite in round {round}")
-        values = metrics.cohort(len(ids), *(_joined(partials, name) for name in ("norms", "factors", "acting")))
+        values = metrics.cohort(len(ids), norms, factors, acting)
         if round % training.evaluate_every == 0 or round == training.rounds:
             values += evaluate(setting, parameters)
         yield state, Row(round, time.perf_counter() - began, values)
@@ -249,6 +251,8 @@ def load(data: DataSet, folder: Path) -> Source:
 
 _CUT = ("partition", "concentration", "spread", "records", "column")
 _Value = TypeVar("_Value")
+_SUMS = 2**26  # bytes of sums of chunks that are held at once
+_NOBODY = (np.zeros(0), np.zeros(0), np.zeros(0, bool))
 _space = Space()
 _lock = threading.Lock()
 _sources: OrderedDict[tuple[str, ...], Source] = OrderedDict()
@@ -265,6 +269,8 @@ def _kept(cache: OrderedDict[tuple[str, ...], _Value], slot: tuple[str, ...], ma
     return value
 
 
-def _joined(partials: list[Partial], name: str) -> np.ndarray:
-    """That array of all chunks; of type bool where there are none, which goes with everything."""
-    return np.concatenate([np.zeros(0, bool), *(getattr(partial, name) for partial in partials)])
+def _in_turns(chunks: list[np.ndarray], bytes_each: int) -> Iterator[list[np.ndarray]]:
+    """The chunks in order, as many at a time as have sums that may be held at once."""
+    at_once = max(1, _SUMS // bytes_each)
+    for first in range(0, len(chunks), at_once):
+        yield chunks[first : first + at_once]
