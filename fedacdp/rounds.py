@@ -8,7 +8,6 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
@@ -16,7 +15,8 @@ import torch
 
 from fedacdp import metrics
 from fedacdp.config import ConfigError, Execution, Experiment
-from fedacdp.data.base import DataSet, Federation, Source, federate
+from fedacdp.data import shared
+from fedacdp.data.base import Federation, federate
 from fedacdp.keys import Key
 from fedacdp.local import train_users
 from fedacdp.local.updates import Stacked
@@ -209,21 +209,24 @@ def compute_here(setting: Setting, parameters: np.ndarray, round: int, chunks: l
     return [work(setting, parameters, round, ids) for ids in chunks]
 
 
-def prepare(experiment: Experiment, execution: Execution) -> Setting:
+def prepare(experiment: Experiment, execution: Execution, share: str | None = None) -> Setting:
     """Load, cut and calibrate; the same experiment gives the same setting in every process. The last few are kept.
 
-    ConfigError if the parts do not fit each other.
+    Nodes have the arrays of the data set from the `share` of the process that they work for. ConfigError if the parts
+    do not fit each other.
     """
+    if share is None and execution.engine == "flower":
+        share = shared.own_share()
     try:
         with _lock:
             slot = (experiment.text, str(execution.data_dir), execution.device)
-            return _kept(_settings, slot, lambda: _prepare(experiment, execution))
+            return _kept(_settings, slot, lambda: _prepare(experiment, execution, share))
     except ValueError as error:
         raise ConfigError(str(error)) from None
 
 
-def _prepare(experiment: Experiment, execution: Execution) -> Setting:
-    source = load(experiment.data, execution.data_dir)
+def _prepare(experiment: Experiment, execution: Execution, share: str | None) -> Setting:
+    source = shared.load(experiment.data, execution.data_dir, share)
     experiment.check(source)
     key = Key(experiment.seed)
     federation = _kept(
@@ -243,19 +246,11 @@ def _prepare(experiment: Experiment, execution: Execution) -> Setting:
     )
 
 
-def load(data: DataSet, folder: Path) -> Source:
-    """The records of a data set, read once per process however they are cut."""
-    uncut = data.model_copy(update={name: DataSet.model_fields[name].default for name in _CUT} | {"users": 1})
-    return _kept(_sources, (uncut.model_dump_json(), str(folder)), lambda: data.load(folder.expanduser()))
-
-
-_CUT = ("partition", "concentration", "spread", "records", "column")
 _Value = TypeVar("_Value")
 _SUMS = 2**26  # bytes of sums of chunks that are held at once
 _NOBODY = (np.zeros(0), np.zeros(0), np.zeros(0, bool))
 _space = Space()
 _lock = threading.Lock()
-_sources: OrderedDict[tuple[str, ...], Source] = OrderedDict()
 _federations: OrderedDict[tuple[str, ...], Federation] = OrderedDict()
 _settings: OrderedDict[tuple[str, ...], Setting] = OrderedDict()
 
