@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from fedacdp.config import Execution, Experiment
+from fedacdp.data.shared import own_share
 from fedacdp.rounds import NodeFailure, Partial, Setting, WorkFailed, prepare, work
 from fedacdp.wire import pack, unpack
 
@@ -24,7 +25,7 @@ def pack_task(
     arrays = {"parameters": parameters} | {f"{place}/ids": ids for place, ids in enumerate(chunks)}
     scheduled = execution.model_dump(mode="json", include={"data_dir", "device"})
     about = {"experiment": setting.calibrated, "execution": scheduled, "round": round, "chunks": len(chunks)}
-    return pack(arrays, about)
+    return pack(arrays, about | {"share": own_share()})
 
 
 def perform(task: bytes) -> bytes:
@@ -34,7 +35,7 @@ def perform(task: bytes) -> bytes:
     try:
         given, about = unpack(task)
         execution = Execution.model_validate(about["execution"])
-        setting = prepare(Experiment.model_validate_json(about["experiment"]), execution)
+        setting = prepare(Experiment.model_validate_json(about["experiment"]), execution, about["share"])
         for place in range(about["chunks"]):
             partial = work(setting, given["parameters"], about["round"], given[f"{place}/ids"])
             arrays |= {f"{place}/{name}": getattr(partial, name) for name in ("total", "norms", "factors", "acting")}

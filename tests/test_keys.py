@@ -27,6 +27,31 @@ def test_philox_gives_the_known_answers_of_its_authors(counter, key, answer):
     assert tuple(int(word[0]) for word in philox4x32(words(*counter), key)) == answer
 
 
+def uniform_by_hand(seed: int, path: tuple[int, ...], user: int, place: int) -> float:
+    """The number at `place` of a user, in whole numbers of Python as the paper writes the ten rounds."""
+    key = [int(word) for word in np.random.SeedSequence(seed, spawn_key=path).generate_state(2, np.uint32)]
+    block, odd = divmod(place, 2)
+    c = [block % 2**32, block >> 32, user % 2**32, user >> 32]
+    for turn in range(10):
+        k0, k1 = (key[0] + turn * 0x9E3779B9) % 2**32, (key[1] + turn * 0xBB67AE85) % 2**32
+        left, right = c[0] * 0xD2511F53, c[2] * 0xCD9E8D57
+        c = [(right >> 32) ^ c[1] ^ k0, right % 2**32, (left >> 32) ^ c[3] ^ k1, left % 2**32]
+    return (((c[2 * odd] << 32) | c[2 * odd + 1]) >> 11) / 2**53
+
+
+@pytest.mark.parametrize(("users", "count"), [(70_000, 1), (1500, 51), (3, 40_001), (1, 1), (0, 3), (4, 0)])
+def test_uniforms_are_those_of_philox_one_number_at_a_time(users, count):
+    key = Key(9).fold("a", 2)
+    ids = np.arange(users) * 77_777_777_777 % 2**40
+    found = key.uniforms(ids, count)
+    assert found.shape == (users, count)
+    assert found.dtype == np.float64
+    rows, columns = np.random.default_rng(0).integers(0, (max(1, users), max(1, count)), (300, 2)).T
+    for row, column in {(0, 0), (users - 1, count - 1), *zip(rows.tolist(), columns.tolist(), strict=True)}:
+        if users and count:
+            assert found[row, column] == uniform_by_hand(9, key.path, int(ids[row]), column)
+
+
 def test_a_users_numbers_do_not_depend_on_who_else_is_asked_for():
     key = Key(5).fold("order", 3)
     together = key.uniforms(np.array([9, 2, 700_000, 4]), 7)

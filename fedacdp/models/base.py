@@ -10,6 +10,7 @@ from functools import cached_property
 import numpy as np
 import torch
 from torch import nn
+from torch.utils.dlpack import from_dlpack
 
 from fedacdp.keys import Key
 from fedacdp.parts import Part
@@ -65,9 +66,9 @@ class Net:
     def predict(self, flat: np.ndarray, x: np.ndarray, block: int = 2048) -> np.ndarray:
         """The most likely class of each record, (m,) int64, from flat parameters (P,), a block of records at a time."""
         parameters = self.unflatten(torch.from_numpy(flat))
-        with torch.no_grad():
+        with torch.no_grad():  # from_dlpack, because from_numpy warns of records that are read-only
             found = [
-                self.logits(parameters, torch.from_numpy(x[first : first + block])).argmax(-1)
+                self.logits(parameters, from_dlpack(x[first : first + block])).argmax(-1)
                 for first in range(0, len(x), block)
             ]
         return torch.cat(found).numpy() if found else np.zeros(0, np.int64)
