@@ -7,7 +7,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TypeVar
 
 import numpy as np
@@ -16,9 +16,10 @@ import torch
 from fedacdp import metrics
 from fedacdp.config import ConfigError, Execution, Experiment
 from fedacdp.data import shared
-from fedacdp.data.base import Federation, federate
+from fedacdp.data.base import Federation, Source, federate
 from fedacdp.keys import Key
-from fedacdp.local import train_users
+from fedacdp.local import block_size, train_users
+from fedacdp.local.grams import Grams
 from fedacdp.local.updates import Stacked
 from fedacdp.models.base import Net
 from fedacdp.privacy.base import Mechanism, Plan
@@ -27,15 +28,18 @@ from fedacdp.users import Space, Users
 
 @dataclass(frozen=True)
 class Setting:
-    """An experiment with everything that follows from it: data in users' hands, model, members, noise."""
+    """An experiment with everything that follows from it: data in users' hands, model, members, noise. Users are
+    trained `block` at a time."""
 
     experiment: Experiment
     federation: Federation
+    grams: Grams
     net: Net
     member: np.ndarray
     plan: Plan
     mechanism: Mechanism
     device: str
+    block: int
 
     @property
     def key(self) -> Key:
@@ -110,10 +114,10 @@ def run(
         chunks = [ids[first : first + execution.chunk] for first in range(0, len(ids), execution.chunk)]
         total, draws, seen = np.zeros(len(state.parameters)), 0, [_NOBODY]
         for some in _in_turns(chunks, total.nbytes):
-            for partial in compute(setting, state.parameters, round, some):
-                total += partial.total
-                draws += partial.draws
-                seen.append((partial.norms, partial.factors, partial.acting))
+            for part in compute(setting, state.parameters, round, some):
+                total += part.total
+                draws += part.draws
+                seen.append((part.norms, part.factors, part.acting))
         norms, factors, acting = (np.concatenate(arrays) for arrays in zip(*seen, strict=True))
         sent = len(norms)
         noise = mechanism.sum_noise(sent, len(total), key.fold("sum_noise", round))
@@ -143,13 +147,29 @@ def draw_cohort(setting: Setting, state: State, round: int) -> np.ndarray:
 
 
 def work(setting: Setting, parameters: np.ndarray, round: int, ids: np.ndarray) -> Partial:
-    """One chunk of a round, anywhere: the collective acts, everybody trains, updates are clipped and summed."""
+    """One chunk of a round, anywhere: block after block of users whose training stays in the processor's cache."""
+    start = torch.from_numpy(parameters).to(setting.device)
+    blocks = (ids[first : first + setting.block] for first in range(0, len(ids), setting.block))
+    done = [train_block(setting, start, round, block) for block in blocks]
+    if len(done) == 1:
+        return done[0]
+    return Partial(
+        total=np.sum([part.total for part in done], axis=0),
+        norms=np.concatenate([part.norms for part in done]),
+        factors=np.concatenate([part.factors for part in done]),
+        acting=np.concatenate([part.acting for part in done]),
+        draws=sum(part.draws for part in done),
+    )
+
+
+def train_block(setting: Setting, start: torch.Tensor, round: int, ids: np.ndarray) -> Partial:
+    """The collective acts, everybody trains, updates are clipped and summed."""
     experiment, mechanism, key = setting.experiment, setting.mechanism, setting.key
     users = setting.federation.users(ids, setting.member[ids], _space)
     users, acting = act(setting, users, round)
-    start = torch.from_numpy(parameters).to(setting.device)
     rule = mechanism.example_rule(setting.plan)
-    updates = train_users(setting.net, start, users, experiment.training, rule, key.fold("train", round))
+    gram = partial(setting.grams.of, original=~acting)
+    updates = train_users(setting.net, start, users, experiment.training, rule, key.fold("train", round), gram)
     if experiment.strategy.edits_updates and acting.any():
         rows = updates.stack().clone()
         chosen = torch.from_numpy(acting).to(rows.device)
@@ -229,21 +249,27 @@ def _prepare(experiment: Experiment, execution: Execution, share: str | None) ->
     source = shared.load(experiment.data, execution.data_dir, share)
     experiment.check(source)
     key = Key(experiment.seed)
-    federation = _kept(
-        _federations,
-        (experiment.data.model_dump_json(), str(execution.data_dir), str(experiment.seed)),
-        lambda: federate(experiment.data, source, key),
-    )
+    slot = (experiment.data.model_dump_json(), str(execution.data_dir), str(experiment.seed))
+    federation, grams = _kept(_federations, slot, lambda: _federated(experiment, source, key))
     plan = experiment.plan(len(source.train))
+    net, mechanism = experiment.model.net(source.train.schema), experiment.privacy.calibrated(plan)
+    records = int(federation.sizes.max())
     return Setting(
         experiment=experiment,
         federation=federation,
-        net=experiment.model.net(source.train.schema),
+        grams=grams,
+        net=net,
         member=experiment.strategy.members(federation.group, key.fold("members")),
         plan=plan,
-        mechanism=experiment.privacy.calibrated(plan),
+        mechanism=mechanism,
         device=execution.device,
+        block=block_size(net, source.train.schema.shape, records, mechanism.example_rule(plan), execution.device),
     )
+
+
+def _federated(experiment: Experiment, source: Source, key: Key) -> tuple[Federation, Grams]:
+    federation = federate(experiment.data, source, key)
+    return federation, Grams(federation.sizes)
 
 
 _Value = TypeVar("_Value")
@@ -251,7 +277,7 @@ _SUMS = 2**26  # bytes of sums of chunks that are held at once
 _NOBODY = (np.zeros(0), np.zeros(0), np.zeros(0, bool))
 _space = Space()
 _lock = threading.Lock()
-_federations: OrderedDict[tuple[str, ...], Federation] = OrderedDict()
+_federations: OrderedDict[tuple[str, ...], tuple[Federation, Grams]] = OrderedDict()
 _settings: OrderedDict[tuple[str, ...], Setting] = OrderedDict()
 
 

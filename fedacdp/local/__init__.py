@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 import torch
@@ -10,6 +11,7 @@ from fedacdp.keys import Key
 from fedacdp.local import conv, dense, general, grams
 from fedacdp.local.batches import poisson, shuffled
 from fedacdp.local.conv_plan import plan_of
+from fedacdp.local.dual import pays
 from fedacdp.local.opacus import train_with_opacus
 from fedacdp.local.updates import Stacked, Updates
 from fedacdp.models.base import Net
@@ -18,6 +20,26 @@ from fedacdp.users import Users
 
 if TYPE_CHECKING:
     from fedacdp.config import Training
+
+
+_CACHE = 2**24
+"""Bytes that a block of users may take: about what stays in a processor's cache. The same everywhere, for the bits of a
+sum depend on its blocks."""
+_EVERYBODY = 2**31
+
+
+def block_size(net: Net, shape: tuple[int, ...], records: int, rule: ExampleRule | None, device: str) -> int:
+    """How many users with up to `records` records of `shape` to train at once. A GPU takes a whole chunk."""
+    if device != "cpu":
+        return _EVERYBODY
+    numbers = records * math.prod(shape) + 2 * net.size  # records, parameters and their gradient
+    if (shapes := dense.sizes(net)) is not None and pays(*shapes[0], records):
+        outputs, inputs = shapes[0]
+        upper = net.size - outputs * (inputs + 1)
+        numbers = records * (inputs + 4 * outputs + 2 * records) + 2 * upper
+        if rule is not None:
+            numbers += outputs * (inputs + 1) + 4 * records * outputs + 5 * upper
+    return max(8, _CACHE // (4 * numbers))
 
 
 def train_users(
