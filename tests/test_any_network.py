@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from fedacdp.keys import Key
-from fedacdp.local import dense, general, train_users
+from fedacdp.local import general, train_users
 from fedacdp.local.batches import poisson, shuffled
 from fedacdp.local.conv_plan import plan_of
 from fedacdp.local.grams import Grams, gram
@@ -69,7 +69,7 @@ def net_of(name):
 def test_the_form_is_chosen_by_what_the_network_is_made_of(name):
     net = net_of(name)
     assert (plan_of(net, IMAGE) is not None) == (name in CONVOLUTIONS)
-    assert dense.sizes(net) is None
+    assert net.dense is None
 
 
 @pytest.mark.parametrize("ragged", [True, False])

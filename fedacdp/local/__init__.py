@@ -33,7 +33,7 @@ def block_size(net: Net, shape: tuple[int, ...], records: int, rule: ExampleRule
     if device != "cpu":
         return _EVERYBODY
     numbers = records * math.prod(shape) + 2 * net.size  # records, parameters and their gradient
-    if (shapes := dense.sizes(net)) is not None and pays(*shapes[0], records):
+    if (shapes := net.dense) is not None and pays(*shapes[0], records):
         outputs, inputs = shapes[0]
         upper = net.size - outputs * (inputs + 1)
         numbers = records * (inputs + 4 * outputs + 2 * records) + 2 * upper
@@ -57,7 +57,7 @@ def train_users(
     """
     if len(users) == 0:
         return Stacked(torch.zeros(0, len(start), dtype=start.dtype, device=start.device))
-    shapes = dense.sizes(net)
+    shapes = net.dense
     plan = plan_of(net, users.schema.shape) if shapes is None and start.device.type == "cpu" else None
     lr = training.local_lr
     if rule is None:

@@ -12,7 +12,6 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
-from torch import nn
 
 from fedacdp.keys import Key
 from fedacdp.local import grams
@@ -20,7 +19,6 @@ from fedacdp.local.batches import Batches
 from fedacdp.local.dual import DualLayer, pays
 from fedacdp.local.general import tensors
 from fedacdp.local.updates import Updates, without_zeros
-from fedacdp.models.base import Net
 from fedacdp.privacy.base import ExampleRule
 from fedacdp.users import Users
 
@@ -62,15 +60,6 @@ class Layer(Protocol):
 
     def stack(self) -> torch.Tensor:
         """Every user's change, weights then bias, (U, o (i + 1))."""
-
-
-def sizes(net: Net) -> list[tuple[int, int]] | None:
-    """(outputs, inputs) of each layer of a net that is Flatten, Linear, ReLU, Linear, ...; None for anything else."""
-    layers = list(net.module) if isinstance(net.module, nn.Sequential) else []
-    expected = [nn.Flatten, nn.Linear] + [nn.ReLU, nn.Linear] * ((len(layers) - 2) // 2)
-    if [type(layer) for layer in layers] != expected or any(getattr(layer, "bias", 0) is None for layer in layers):
-        return None
-    return [(layer.out_features, layer.in_features) for layer in layers if isinstance(layer, nn.Linear)]
 
 
 def train(
