@@ -11,6 +11,7 @@ import traceback
 from collections.abc import Callable
 from multiprocessing.connection import Connection, Listener
 from pathlib import Path
+from typing import NoReturn
 
 from fedacdp.wire import pack
 
@@ -34,6 +35,12 @@ def _answer(connection: Connection, work: Callable[[bytes], bytes]) -> None:
         except Exception as error:
             answer = pack({}, {"outcome": "lost", "text": str(error) or traceback.format_exc()})
         connection.send_bytes(answer)
+
+
+def refuse(folder: Path, reason: str) -> NoReturn:
+    """End this process at once; the parent finds the reason, which is wrong input told in one line."""
+    (folder / "refused").write_text(reason)
+    os._exit(1)
 
 
 def end_with_parent(folder: Path) -> None:

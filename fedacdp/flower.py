@@ -37,14 +37,11 @@ from fedacdp.sharing import joined, shares
 
 POLL = 0.01  # seconds between looks for replies, where nothing wakes us up earlier
 START = 300.0  # seconds that the nodes may take to register
+JOIN = 60.0  # seconds that a Ray cluster may take to let us in; Ray itself tries ten times as long
 ROOM = 60.0  # seconds that a Ray cluster may take to free what the nodes need
 PUSHED, REPLIED = threading.Event(), threading.Event()  # messages wait to be carried to a node, or back
 client = ClientApp()
 server = ServerApp()
-
-
-class Refused(Exception):
-    """A Ray cluster cannot be reached, or has not what the nodes need: wrong input, in one line."""
 
 
 class Lost(Exception):
@@ -201,44 +198,45 @@ def host() -> None:
     needs = {"num_cpus": 1, "num_gpus": options["gpus_per_node"]}
     try:
         if options["ray"]["address"] != "local":
-            _join_cluster(options["ray"], options["nodes"], needs)
+            _connect(options["ray"], folder)
+            _reserve(options["nodes"], needs, folder)
         run_simulation(
             app, client, options["nodes"], backend_config={"init_args": options["ray"], "client_resources": needs}
         )
-    except Refused as error:
-        (folder / "refused").write_text(str(error))
     except BaseException:
         traceback.print_exc()
     sys.stderr.flush()
     os._exit(1)  # threads of Flower may still wait for a reply that will never come
 
 
-def _join_cluster(options: dict[str, Any], nodes: int, needs: dict[str, float]) -> None:
-    """Connect to a running Ray cluster, before Flower does, and reserve what the nodes need, spread over its machines.
+def _connect(options: dict[str, Any], folder: Path) -> None:
+    """Connect to a running Ray cluster before Flower does, which would not say why it cannot."""
+    failed = f"--ray-address = {options['address']!r}: no Ray cluster there lets us in (is RAY_AUTH_TOKEN its token?)"
+    late = threading.Timer(JOIN, child.refuse, (folder, failed))
+    late.start()
+    try:
+        ray.init(**options)
+    except Exception as error:
+        child.refuse(folder, f"{failed}: {error}")
+    late.cancel()
+
+
+def _reserve(nodes: int, needs: dict[str, float], folder: Path) -> None:
+    """Reserve what the nodes need in a Ray cluster, spread over its machines, and have Flower keep to it.
 
     Flower would start an actor on every CPU of the cluster, and wait without a word for those that others use. What is
     reserved is freed, and the actors end, as soon as this process is gone.
     """
-    try:
-        ray.init(**options)
-    except Exception as error:
-        hint = (
-            "; if it asks for a token, set RAY_AUTH_MODE and RAY_AUTH_TOKEN" if type(error) is ConnectionError else ""
-        )
-        raise Refused(f"--ray-address = {options['address']!r}: {error}{hint}") from error
     bundle = {name: amount for name, amount in (("CPU", 1.0), ("GPU", needs["num_gpus"])) if amount}
     has = ray.cluster_resources()
     fits = all(nodes * amount <= has.get(name, 0) for name, amount in bundle.items())
     group = placement_group([bundle] * nodes, strategy="SPREAD") if fits else None
     if group is None or not group.wait(ROOM):
         free = ray.available_resources()
+        each = " and ".join(f"{amount:g} {name}" for name, amount in bundle.items())
         told = " and ".join(f"{has.get(name, 0):g} {name}s, {free.get(name, 0):g} of them free" for name in bundle)
-        raise Refused(f"--nodes = {nodes}: each needs {_listed(bundle)}; the Ray cluster has {told}")
+        child.refuse(folder, f"--nodes = {nodes}: each needs {each}; the Ray cluster has {told}")
     actor: Any = ray_actor.ClientAppActor
     placed = partial(actor.options, scheduling_strategy=PlacementGroupSchedulingStrategy(group))
     vars(raybackend)["ClientAppActor"] = SimpleNamespace(options=placed)
     vars(ray_actor)["pool_size_from_resources"] = lambda _: nodes
-
-
-def _listed(bundle: dict[str, float]) -> str:
-    return " and ".join(f"{amount:g} {name}" for name, amount in bundle.items())
