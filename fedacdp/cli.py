@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from pydantic import ValidationError
 
-from fedacdp.config import ConfigError, Execution, explain, parts_of
+from fedacdp.config import ConfigError, Execution, parts_of
 from fedacdp.grid import find_study, read_study, setting, study_files
+from fedacdp.machine import schedule
 
 app = typer.Typer(
     help="Simulate a collective of users that steers a model trained on their data under differential privacy.",
@@ -50,11 +50,16 @@ def run(
     out: Annotated[Path, typer.Option(help="Folder of results.")] = Path("results"),
     set_: Annotated[list[str], typer.Option("--set", help="KEY=TOML: change the base, e.g. strategy.alpha=0.1.")] = [],  # noqa: B006
     engine: Annotated[str, typer.Option(help="flower or local.")] = "flower",
-    nodes: Annotated[int, typer.Option(help="Flower nodes.")] = 2,
-    chunk: Annotated[int, typer.Option(help="Users trained at once; part of what fixes the bits.")] = 256,
+    nodes: Annotated[int | None, typer.Option(help="Flower nodes.", show_default="2")] = None,
+    chunk: Annotated[
+        int | None, typer.Option(help="Users trained at once; part of what fixes the bits.", show_default="256")
+    ] = None,
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
     gpus_per_node: Annotated[float, typer.Option(help="Share of a GPU per Flower node.")] = 0.0,
     jobs: Annotated[int, typer.Option(help="Runs in flight at once.")] = 2,
+    ray_address: Annotated[
+        str | None, typer.Option(help="A running Ray cluster, HOST:PORT or auto; else nodes are on this machine.")
+    ] = None,
     data_dir: Annotated[Path, typer.Option(help="Folder of downloaded data sets.")] = Path("~/.cache/fedacdp"),
 ) -> None:
     """Run a study, or what is missing of it; write its page."""
@@ -65,15 +70,19 @@ def run(
     found = find_study(study)
     if set_:
         found = found.with_set(dict(setting(text) for text in set_))
-    execution = execution_of(
-        engine=engine,
-        nodes=nodes,
-        chunk=chunk,
-        device=device,
-        gpus_per_node=gpus_per_node,
-        jobs=jobs,
-        data_dir=data_dir,
-    )
+    options = {
+        "engine": engine,
+        "nodes": nodes,
+        "chunk": chunk,
+        "device": device,
+        "gpus_per_node": gpus_per_node,
+        "jobs": jobs,
+        "data_dir": data_dir,
+        "ray_address": ray_address,
+    }
+    execution, notes = schedule(found.experiments(), options)
+    for note in notes:
+        typer.echo(f"Note: {note}", err=True)
     folder, tasks = studies.plan(found, out, execution)
     failed, ran = 0, bool(tasks)
     if not tasks:
@@ -157,21 +166,6 @@ def fetch(
         typer.echo(known[name].model_validate({"name": name, "users": 1}).fetch(data_dir.expanduser()))  # type: ignore[attr-defined]
     except (ValueError, OSError) as error:
         raise ConfigError(f"{name}: {error}") from None
-
-
-def execution_of(**fields: Any) -> Execution:
-    """The execution that the options ask for; ConfigError names the option."""
-    try:
-        execution = Execution(**fields)
-    except ValidationError as error:
-        lines = ("--" + line.replace("_", "-") for line in explain(error, Execution))
-        raise ConfigError("; ".join(lines)) from None
-    if execution.device == "cuda":
-        import torch
-
-        if not torch.cuda.is_available():
-            raise ConfigError("--device = 'cuda': this machine has no GPU that torch can use")
-    return execution
 
 
 @contextlib.contextmanager

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -137,6 +139,12 @@ class Experiment(BaseModel):
             raise ConfigError(str(error)) from None
 
 
+def _ray_address(value: str) -> str:
+    if value != "auto" and not re.fullmatch(r"[^/\s]+:\d{1,5}", value):
+        raise ValueError("must be HOST:PORT of a running Ray cluster, or auto for the one on this machine")
+    return value
+
+
 class Execution(BaseModel):
     """Scheduling only: must not change a number beyond rounding; for a fixed `chunk`, not a bit."""
 
@@ -145,8 +153,9 @@ class Execution(BaseModel):
     nodes: PositiveInt = 2
     chunk: PositiveInt = 256
     device: Literal["cpu", "cuda"] = "cpu"
-    gpus_per_node: float = Field(default=0.0, ge=0)
+    gpus_per_node: float = Field(default=0.0, ge=0, allow_inf_nan=False)
     jobs: PositiveInt = 1
+    ray_address: Annotated[str, AfterValidator(_ray_address)] | None = None
     data_dir: Path = Path("~/.cache/fedacdp")
     checkpoint_every: PositiveInt = 10
 

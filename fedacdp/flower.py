@@ -12,26 +12,33 @@ import itertools
 import json
 import os
 import queue
-import signal
-import subprocess
 import sys
 import threading
 import time
 import traceback
-from multiprocessing.connection import Connection, Listener
+from functools import partial
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
-import numpy as np
+import ray
 from flwr.app import ConfigRecord, Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.server.superlink.fleet.vce import vce_api
+from flwr.server.superlink.fleet.vce.backend import raybackend
 from flwr.serverapp import Grid, ServerApp
 from flwr.simulation import run_simulation
+from flwr.simulation.ray_transport import ray_actor
+from ray.util import placement_group
+from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-from fedacdp.wire import pack, unpack
+from fedacdp import child
+from fedacdp.sharing import joined, shares
 
 POLL = 0.01  # seconds between looks for replies, where nothing wakes us up earlier
 START = 300.0  # seconds that the nodes may take to register
+JOIN = 60.0  # seconds that a Ray cluster may take to let us in; Ray itself tries ten times as long
+ROOM = 60.0  # seconds that a Ray cluster may take to free what the nodes need
 PUSHED, REPLIED = threading.Event(), threading.Event()  # messages wait to be carried to a node, or back
 client = ClientApp()
 server = ServerApp()
@@ -72,16 +79,14 @@ class Fleet:
 
         An answer that says that its work raised is the answer. Lost if a node is.
         """
-        arrays, about = unpack(task)
-        chunks, turn, messages = about["chunks"], next(self._turns), []
-        parts = min(chunks, len(self._nodes))
-        for part in range(parts):
-            mine = range(chunks * part // parts, chunks * (part + 1) // parts)
-            ids = {f"{place}/ids": arrays[f"{number}/ids"] for place, number in enumerate(mine)}
-            content = _record(pack({"parameters": arrays["parameters"]} | ids, about | {"chunks": len(mine)}))
+        turn = next(self._turns)
+        messages = []
+        for part, share in enumerate(shares(task, len(self._nodes))):
             node = self._nodes[(turn + part) % len(self._nodes)]
-            messages.append(Message(content, dst_node_id=node, message_type="train", ttl=self._reply_within + 60))
-        return _joined(self._ask(messages, self._reply_within))
+            messages.append(
+                Message(_record(share), dst_node_id=node, message_type="train", ttl=self._reply_within + 60)
+            )
+        return joined(self._ask(messages, self._reply_within))
 
     def _registered(self, number: int) -> list[int]:
         deadline = time.monotonic() + START
@@ -133,21 +138,6 @@ class Fleet:
             inbox.put(None)
 
 
-def _joined(answers: list[bytes]) -> bytes:
-    """The answers to the parts of a task as one; the first that raised stands for all."""
-    arrays: dict[str, np.ndarray] = {}
-    chunks = 0
-    for answer in answers:
-        found, about = unpack(answer)
-        if about["outcome"] != "partials":
-            return answer
-        for name, array in found.items():
-            place, _, what = name.partition("/")
-            arrays[f"{chunks + int(place)}/{what}"] = array
-        chunks += about["chunks"]
-    return pack(arrays, {"outcome": "partials", "chunks": chunks})
-
-
 def _record(content: bytes) -> RecordDict:
     return RecordDict({"content": ConfigRecord({"bytes": content})})
 
@@ -193,55 +183,60 @@ def main(grid: Grid, context: Context) -> None:
 
 
 def host() -> None:
-    """Host Flower and Ray for `nodes.nodes`, until killed. Options are JSON in the first argument."""
+    """Host Flower for `nodes.nodes`, on a Ray of its own or on a cluster, until killed. Options are JSON in the first
+    argument."""
     options: dict[str, Any] = json.loads(sys.argv[1])
-    folder = str(options["folder"])
-    threading.Thread(target=_end_with_parent, args=(folder,), daemon=True).start()
+    folder = Path(options["folder"])
+    threading.Thread(target=child.end_with_parent, args=(folder,), daemon=True).start()
     _deliver_at_once()
     app = ServerApp()
 
     @app.main()
     def serve(grid: Grid, context: Context) -> None:
-        fleet = Fleet(grid, options["reply_within"])
-        listener = Listener(f"{folder}/socket", "AF_UNIX", backlog=128)
-        while True:
-            threading.Thread(target=_answer, args=(listener.accept(), fleet), daemon=True).start()
+        child.serve(folder, Fleet(grid, options["reply_within"]))
 
-    ray = {
-        "address": "local",
-        "num_cpus": options["nodes"],
-        "num_gpus": options["gpus"],
-        "include_dashboard": False,
-        "log_to_driver": False,
-        "object_store_memory": 256 * 2**20,
-        "_temp_dir": folder,
-        "_node_ip_address": "127.0.0.1",
-    }
-    resources = {"num_cpus": 1, "num_gpus": options["gpus_per_node"]}
+    needs = {"num_cpus": 1, "num_gpus": options["gpus_per_node"]}
     try:
-        run_simulation(app, client, options["nodes"], backend_config={"init_args": ray, "client_resources": resources})
+        if options["ray"]["address"] != "local":
+            _connect(options["ray"], folder)
+            _reserve(options["nodes"], needs, folder)
+        run_simulation(
+            app, client, options["nodes"], backend_config={"init_args": options["ray"], "client_resources": needs}
+        )
     except BaseException:
         traceback.print_exc()
     sys.stderr.flush()
     os._exit(1)  # threads of Flower may still wait for a reply that will never come
 
 
-def _answer(connection: Connection, fleet: Fleet) -> None:
-    """Serve one thread of the parent."""
-    while True:
-        try:
-            task = connection.recv_bytes()
-        except EOFError:
-            return
-        try:
-            answer = fleet(task)
-        except Exception as error:
-            answer = pack({}, {"outcome": "lost", "text": str(error) or traceback.format_exc()})
-        connection.send_bytes(answer)
+def _connect(options: dict[str, Any], folder: Path) -> None:
+    """Connect to a running Ray cluster before Flower does, which would not say why it cannot."""
+    failed = f"--ray-address = {options['address']!r}: no Ray cluster there lets us in (is RAY_AUTH_TOKEN its token?)"
+    late = threading.Timer(JOIN, child.refuse, (folder, failed))
+    late.start()
+    try:
+        ray.init(**options)
+    except Exception as error:
+        child.refuse(folder, f"{failed}: {error}")
+    late.cancel()
 
 
-def _end_with_parent(folder: str) -> None:
-    """Standard input ends when the parent dies, whatever killed it: end this process group and remove the folder."""
-    sys.stdin.buffer.read()
-    subprocess.Popen(["/bin/sh", "-c", 'sleep 1; rm -rf "$0"', folder], start_new_session=True)
-    os.killpg(0, signal.SIGKILL)
+def _reserve(nodes: int, needs: dict[str, float], folder: Path) -> None:
+    """Reserve what the nodes need in a Ray cluster, spread over its machines, and have Flower keep to it.
+
+    Flower would start an actor on every CPU of the cluster, and wait without a word for those that others use. What is
+    reserved is freed, and the actors end, as soon as this process is gone.
+    """
+    bundle = {name: amount for name, amount in (("CPU", 1.0), ("GPU", needs["num_gpus"])) if amount}
+    has = ray.cluster_resources()
+    fits = all(nodes * amount <= has.get(name, 0) for name, amount in bundle.items())
+    group = placement_group([bundle] * nodes, strategy="SPREAD") if fits else None
+    if group is None or not group.wait(ROOM):
+        free = ray.available_resources()
+        each = " and ".join(f"{amount:g} {name}" for name, amount in bundle.items())
+        told = " and ".join(f"{has.get(name, 0):g} {name}s, {free.get(name, 0):g} of them free" for name in bundle)
+        child.refuse(folder, f"--nodes = {nodes}: each needs {each}; the Ray cluster has {told}")
+    actor: Any = ray_actor.ClientAppActor
+    placed = partial(actor.options, scheduling_strategy=PlacementGroupSchedulingStrategy(group))
+    vars(raybackend)["ClientAppActor"] = SimpleNamespace(options=placed)
+    vars(ray_actor)["pool_size_from_resources"] = lambda _: nodes

@@ -21,10 +21,12 @@ import time
 from collections.abc import Iterator
 from multiprocessing.connection import Client, Connection
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from fedacdp.config import ConfigError, Execution
+from fedacdp.machine import gpus_needed, reach
 from fedacdp.rounds import Compute, NodeFailure, Partial, Setting
 from fedacdp.tasks import pack_task, read_partials
 
@@ -33,14 +35,18 @@ QUIET = {
     "FLWR_DISABLE_UPDATE_CHECK": "1",
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
-    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # the one switch that keeps all of Ray's ports on loopback
-    "RAY_AUTH_MODE": "token",
     "RAY_max_direct_call_object_size": str(4 * 2**20),  # above it (100 KiB by default) Ray stores a message: 4 ms more
-    "RAY_prestart_worker_first_driver": "0",  # these workers would never be used: Flower starts its own actors
     "OMP_NUM_THREADS": "1",  # one thread per node, or the bits of a result would depend on the machine
     "MKL_NUM_THREADS": "1",
     "OPENBLAS_NUM_THREADS": "1",
 }
+"""The environment of the process that hosts Flower, and of nodes wherever they are."""
+OWN_RAY = {
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # the one switch that keeps all of Ray's ports on loopback
+    "RAY_AUTH_MODE": "token",
+    "RAY_prestart_worker_first_driver": "0",  # these workers would never be used: Flower starts its own actors
+}
+"""With a Ray of our own. In a cluster of the user's, addresses and token are theirs, from their environment."""
 START = 300.0  # seconds that the nodes may take to start
 SOCKET_ROOM = 64  # what Ray adds to the folder's name before it binds a socket, of the 107 bytes that Linux allows
 
@@ -51,20 +57,38 @@ def nodes(execution: Execution, reply_within: float = 3600.0) -> Iterator[Comput
 
     It returns one Partial per chunk, in the order of the chunks, or raises WorkFailed if the code of a node raised and
     NodeFailure if a node died or did not answer within `reply_within` seconds. Starting takes 10 to 20 s, which the
-    first call waits for. ConfigError if the machine has too few GPUs.
+    first call waits for. ConfigError if the machine has too few GPUs, or at once if `ray_address` is given and the
+    cluster does not answer or has too little.
     """
-    gpus = gpus_needed(execution.nodes, execution.gpus_per_node)
     base = tempfile.gettempdir()
+    gpus = 0
+    if execution.ray_address is None:
+        gpus = gpus_needed(execution.nodes, execution.gpus_per_node)
+    else:
+        reach(execution.ray_address)
     folder = Path(tempfile.mkdtemp(prefix="fedacdp-", dir=base if len(base) + 18 + SOCKET_ROOM <= 107 else "/tmp"))
+    environment = QUIET | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    ray: dict[str, Any] = {"address": execution.ray_address or "local", "log_to_driver": False}
+    if execution.ray_address is None:
+        ray |= {
+            "num_cpus": execution.nodes,
+            "num_gpus": gpus,
+            "include_dashboard": False,
+            "object_store_memory": 256 * 2**20,
+            "_temp_dir": str(folder),
+            "_node_ip_address": "127.0.0.1",
+        }
+        environment |= OWN_RAY | {"RAY_AUTH_TOKEN": secrets.token_hex(32)}
+    else:
+        ray["runtime_env"] = {"env_vars": environment.copy()}
     options = {
         "folder": str(folder),
         "nodes": execution.nodes,
         "gpus_per_node": execution.gpus_per_node,
-        "gpus": gpus,
         "reply_within": reply_within,
+        "ray": ray,
     }
-    environment = QUIET | {"RAY_AUTH_TOKEN": secrets.token_hex(32), "FLWR_HOME": str(folder / "flwr")}
-    environment["PYTHONPATH"] = os.pathsep.join(filter(None, sys.path))
+    environment["FLWR_HOME"] = str(folder / "flwr")
     with (folder / "log").open("wb") as log:
         child = subprocess.Popen(
             [sys.executable, "-c", "from fedacdp.flower import host; host()", json.dumps(options)],
@@ -82,6 +106,8 @@ def nodes(execution: Execution, reply_within: float = 3600.0) -> Iterator[Comput
             with contextlib.suppress(FileNotFoundError, ConnectionRefusedError):
                 return Client(str(folder / "socket"), "AF_UNIX")
             time.sleep(0.05)
+        with contextlib.suppress(FileNotFoundError):
+            raise ConfigError((folder / "refused").read_text())
         raise NodeFailure(f"the nodes did not start: {_reason(child, folder)}")
 
     def compute(setting: Setting, parameters: np.ndarray, round: int, chunks: list[np.ndarray]) -> list[Partial]:
@@ -98,27 +124,11 @@ def nodes(execution: Execution, reply_within: float = 3600.0) -> Iterator[Comput
         return read_partials(answer, len(chunks))
 
     try:
+        if execution.ray_address is not None:
+            connect().close()
         yield compute
     finally:
         _end(child, folder)
-
-
-def gpus_needed(nodes: int, share: float) -> int:
-    """How many GPUs `nodes` nodes with `share` of a GPU each take; ConfigError where this machine has too few.
-
-    Ray never splits a share below 1 over two GPUs: with 0.6 each, two GPUs carry two nodes, not three.
-    """
-    if not share:
-        return 0
-    if share > 1 and share != int(share):
-        raise ConfigError(f"--gpus-per-node = {share}: must be a share between 0 and 1 or a whole number")
-    import torch
-
-    present = torch.cuda.device_count()
-    needed = nodes * int(share) if share > 1 else -(-nodes // int(1 / share + 1e-9))
-    if needed > present:
-        raise ConfigError(f"--gpus-per-node = {share}: {nodes} nodes need {needed} GPU(s), this machine has {present}")
-    return needed
 
 
 def _reason(child: subprocess.Popen[bytes], folder: Path) -> str:

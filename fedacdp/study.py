@@ -160,7 +160,7 @@ def _manifest(
         "role": task.role,
         "rounds_done": rounds,
         "guarantee": promise.to_json() | {"opinions": opinions},
-        "execution": execution.model_dump(mode="json", exclude={"data_dir"}),
+        "execution": execution.model_dump(mode="json", exclude={"data_dir", "ray_address"}),
         "data_sha256": setting.federation.train.digest,
         "members": int(setting.member.sum()),
         "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(began)),

@@ -7,7 +7,12 @@ understand them.
 
 from __future__ import annotations
 
+import hashlib
+import importlib
+import platform
 import traceback
+from functools import cache
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -21,11 +26,28 @@ from fedacdp.wire import pack, unpack
 def pack_task(
     setting: Setting, execution: Execution, parameters: np.ndarray, round: int, chunks: list[np.ndarray]
 ) -> bytes:
-    """A round's work. The experiment travels with its noise calibrated, which would cost each node seconds."""
+    """A round's work. The experiment travels with its noise calibrated, which would cost each node seconds.
+
+    To a cluster a digest of our code goes along, because another checkout there would give other numbers in silence.
+    """
     arrays = {"parameters": parameters} | {f"{place}/ids": ids for place, ids in enumerate(chunks)}
-    scheduled = execution.model_dump(mode="json", include={"data_dir", "device"})
+    folder = execution.data_dir
+    if not str(folder).startswith("~"):  # each machine has its own home; but a node may be at work in another folder
+        folder = folder.absolute()
+    scheduled = {"data_dir": str(folder), "device": execution.device}
     about = {"experiment": setting.calibrated, "execution": scheduled, "round": round, "chunks": len(chunks)}
-    return pack(arrays, about | {"share": own_share()})
+    return pack(arrays, about | {"share": own_share(), "code": code() if execution.ray_address else None})
+
+
+@cache
+def code() -> str:
+    """Digest of what makes a number besides its experiment: this code, the strategies, and the versions below them."""
+    digest = hashlib.sha256(f"torch {torch.__version__} numpy {np.__version__}".encode())
+    for package in ("fedacdp", "strategies"):
+        for folder in importlib.import_module(package).__path__:
+            for file in sorted(Path(folder).rglob("*.py")):
+                digest.update(file.relative_to(folder).as_posix().encode() + b"\0" + file.read_bytes() + b"\0")
+    return digest.hexdigest()
 
 
 def perform(task: bytes) -> bytes:
@@ -34,6 +56,10 @@ def perform(task: bytes) -> bytes:
     arrays: dict[str, np.ndarray] = {}
     try:
         given, about = unpack(task)
+        if about["code"] not in (None, code()):
+            raise RuntimeError(
+                f"{platform.node()} has other code: fedacdp, strategies, torch and numpy must be the same"
+            )
         execution = Execution.model_validate(about["execution"])
         setting = prepare(Experiment.model_validate_json(about["experiment"]), execution, about["share"])
         for place in range(about["chunks"]):

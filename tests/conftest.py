@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 import torch
 
 from fedacdp.config import Execution, Experiment, experiment_from
+from fedacdp.rounds import Compute, Setting, run
 from fedacdp.users import Schema, Users
 
 
@@ -62,3 +64,32 @@ def experiment(**changes: Any) -> Experiment:
 
 def local(chunk: int = 128) -> Execution:
     return Execution(engine="local", chunk=chunk, data_dir=Path("absent"))
+
+
+def last_bytes(setting: Setting, execution: Execution, compute: Compute) -> bytes:
+    """The parameters after a whole run."""
+    *_, (state, _) = run(setting, execution, compute)
+    return state.parameters.tobytes()
+
+
+def descendants(pid: int) -> dict[int, str]:
+    """Every process below `pid`, with its command."""
+    table = subprocess.run(["ps", "-eo", "pid,ppid,args"], capture_output=True, text=True, check=True).stdout
+    rows = [line.split(None, 2) for line in table.splitlines()[1:]]
+    found: dict[int, str] = {}
+    todo = [pid]
+    while todo:
+        parent = todo.pop()
+        for child, above, command in rows:
+            if int(above) == parent and int(child) not in found:
+                found[int(child)] = command
+                todo.append(int(child))
+    return found
+
+
+def alive(pid: int) -> bool:
+    """Whether a process is there and no zombie."""
+    try:
+        return "Z" not in Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except (FileNotFoundError, ProcessLookupError):
+        return False

@@ -14,11 +14,14 @@ import pytest
 import torch
 from safetensors.numpy import load_file
 
+from fedacdp.cli import main
+from fedacdp.config import ConfigError, Execution
 from fedacdp.grid import read_study
+from fedacdp.machine import cores, schedule
 from fedacdp.results import COLUMNS, table
 from fedacdp.rounds import compute_here
 from fedacdp.study import execute, perform, plan
-from tests.conftest import local
+from tests.conftest import experiment, local
 
 STUDY = """
 question = "Does it run?"
@@ -218,6 +221,88 @@ def test_wrong_input_ends_with_one_line_and_leaves_nothing(words, told, study, t
     assert "Traceback" not in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
     assert list(folder.iterdir()) == []
+
+
+TOO_MUCH = [
+    ("--nodes 3", "--nodes = 3: must be between 1 and 2; this machine has 2 CPU cores"),
+    ("--nodes 0", "--nodes = 0: must be between 1 and 2"),
+    ("--jobs 33", "--jobs = 33: must be between 1 and 32; this machine has 2 CPU cores, for 16 runs in flight each"),
+    ("--jobs -1", "--jobs = -1: must be between 1 and 32"),
+    ("--chunk 61", "--chunk = 61: must be between 1 and 60; the study has 60 users"),
+    ("--chunk 0", "--chunk = 0: must be between 1 and 60"),
+    ("--device cuda --gpus-per-node 0.6", "--gpus-per-node = 0.6: 2 nodes need 2 GPU(s), this machine has 1"),
+    ("--device cuda --gpus-per-node 1.5", "--gpus-per-node = 1.5: must be a share between 0 and 1 or a whole number"),
+    ("--device cuda --gpus-per-node inf", "--gpus-per-node = inf: "),
+    ("--device cuda --gpus-per-node -1", "--gpus-per-node = -1.0: "),
+    ("--device cuda", "--gpus-per-node = 0: with --device cuda each node needs a share of a GPU"),
+    ("--gpus-per-node 0.5", "--gpus-per-node = 0.5: only with --device cuda"),
+    ("--gpus-per-node 0.5 --engine local", "--gpus-per-node = 0.5: only with --engine flower"),
+    ("--ray-address head:6379 --engine local", "--ray-address = head:6379: only with --engine flower"),
+    ("--ray-address ray://head:10001", "--ray-address = 'ray://head:10001': must be HOST:PORT"),
+    ("--ray-address local", "--ray-address = 'local': must be HOST:PORT"),
+    ("--ray-address 127.0.0.1:1 --nodes 64", "--ray-address = '127.0.0.1:1': no Ray cluster answers there"),
+    ("--ray-address 127.0.0.1:99999", "--ray-address = '127.0.0.1:99999': no Ray cluster answers there"),
+]
+
+
+@pytest.mark.parametrize(("words", "told"), TOO_MUCH, ids=[words for words, _ in TOO_MUCH])
+def test_what_the_machine_or_the_study_lacks_is_refused_before_anything_starts(
+    words, told, study, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setattr("fedacdp.machine.cores", lambda: 2)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("subprocess.Popen", None)
+    monkeypatch.setattr("sys.argv", ["fedacdp", "run", str(study), "--out", str(tmp_path / "out"), *words.split()])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 2
+    [line] = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"error: {told}")
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_the_machine_and_the_study_just_have_is_granted(monkeypatch):
+    monkeypatch.setattr("fedacdp.machine.cores", lambda: 2)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    experiments = [experiment(data__users=users) for users in (90, 60)]
+    given = {"nodes": 2, "jobs": 32, "chunk": 90, "device": "cuda", "gpus_per_node": 0.5}
+    execution, notes = schedule(experiments, given)
+    assert (execution.nodes, execution.jobs, execution.chunk, notes) == (2, 32, 90, [])
+    with pytest.raises(ConfigError, match="--chunk = 91: must be between 1 and 90; the study has 90 users at most"):
+        schedule(experiments, {"chunk": 91})
+    assert schedule(experiments, {"nodes": 64, "ray_address": "head:6379"})[0].nodes == 64
+
+
+def test_a_default_that_does_not_fit_is_reduced_with_a_note_and_not_refused(monkeypatch):
+    monkeypatch.setattr("fedacdp.machine.cores", lambda: 1)
+    execution, notes = schedule([experiment()], {"nodes": None, "chunk": None, "jobs": 2})
+    assert (execution.nodes, execution.chunk, execution.jobs) == (1, 256, 2)
+    assert notes == ["--nodes = 1: this machine has 1 CPU core"]
+    with pytest.raises(ConfigError, match=r"--nodes = 2: must be between 1 and 1; this machine has 1 CPU core$"):
+        schedule([experiment()], {"nodes": 2})
+    assert schedule([experiment()], {"ray_address": "head:6379"}) == (Execution(ray_address="head:6379"), [])
+
+
+QUOTAS = [
+    ("0::/\n", {"cpu.max": "max 100000"}, 64),
+    ("0::/\n", {"cpu.max": "300000 100000"}, 3),
+    ("0::/a/b\n", {"a/cpu.max": "150000 100000", "a/b/cpu.max": "max 100000"}, 2),
+    ("5:cpuset:/\n4:cpu,cpuacct:/a\n", {"cpu/a/cpu.cfs_quota_us": "20000", "cpu/a/cpu.cfs_period_us": "100000"}, 1),
+    ("1:cpu:/a\n0::/\n", {"cpu/cpu.cfs_quota_us": "-1", "cpu/cpu.cfs_period_us": "100000"}, 64),
+    ("1:cpu:/a\n", {}, 64),
+]
+
+
+@pytest.mark.parametrize(("own", "files", "expected"), QUOTAS)
+def test_cores_are_those_that_affinity_and_control_groups_leave(own, files, expected, tmp_path, monkeypatch):
+    monkeypatch.setattr("os.sched_getaffinity", lambda pid: set(range(64)))
+    (tmp_path / "own").write_text(own)
+    for name, text in files.items():
+        (tmp_path / "groups" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "groups" / name).write_text(text + "\n")
+    assert cores(tmp_path / "groups", tmp_path / "own") == expected
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import os
 import signal
-import subprocess
 import threading
 import time
 from pathlib import Path
@@ -14,23 +13,19 @@ import numpy as np
 import pytest
 
 from fedacdp.config import Execution
-from fedacdp.flower import _joined
-from fedacdp.nodes import gpus_needed, nodes
+from fedacdp.machine import gpus_needed
+from fedacdp.nodes import nodes
 from fedacdp.rounds import NodeFailure, WorkFailed, compute_here, prepare, run
+from fedacdp.sharing import joined, shares
 from fedacdp.tasks import pack_task, perform, read_partials
 from fedacdp.wire import pack, unpack
-from tests.conftest import experiment, local
+from tests.conftest import alive, descendants, experiment, last_bytes, local
 
 PRIVACY = {
     "none": {"name": "none"},
     "central": {"name": "central", "epsilon": 8.0, "delta": 1e-3, "clip_norm": 0.5},
     "local_dpsgd": {"name": "local_dpsgd", "noise_multiplier": 0.5, "delta": 1e-3, "clip_norm": 0.5},
 }
-
-
-def last_bytes(setting, execution, compute):
-    *_, (state, _) = run(setting, execution, compute)
-    return state.parameters.tobytes()
 
 
 @pytest.mark.parametrize("name", PRIVACY)
@@ -53,8 +48,12 @@ def test_a_task_shared_out_is_joined_in_the_order_of_its_chunks():
     whole = read_partials(perform(pack_task(setting, local(16), start, 1, chunks)), 5)
     for cut in (1, 2, 4):
         parts = [perform(pack_task(setting, local(16), start, 1, part)) for part in (chunks[:cut], chunks[cut:])]
-        joined = read_partials(_joined(parts), 5)
-        for mine, theirs in zip(whole, joined, strict=True):
+        for mine, theirs in zip(whole, read_partials(joined(parts), 5), strict=True):
+            np.testing.assert_array_equal(mine.total, theirs.total)
+    for nodes_there in (1, 2, 3, 9):
+        parts = shares(pack_task(setting, local(16), start, 1, chunks), nodes_there)
+        assert len(parts) == min(nodes_there, 5)
+        for mine, theirs in zip(whole, read_partials(joined([perform(part) for part in parts]), 5), strict=True):
             np.testing.assert_array_equal(mine.total, theirs.total)
 
 
@@ -75,6 +74,28 @@ def test_what_a_part_raises_on_a_node_comes_back_with_its_traceback(monkeypatch)
     task = pack_task(setting, local(16), setting.net.initial(setting.key), 1, [np.arange(60)])
     with pytest.raises(WorkFailed, match="ZeroDivisionError: a fault in the strategy"):
         read_partials(perform(task), 1)
+
+
+def test_a_node_with_other_code_does_nothing(monkeypatch):
+    setting = prepare(experiment(), local(16))
+    execution = Execution(ray_address="head:6379", data_dir=Path("absent"))
+    start = setting.net.initial(setting.key)
+    assert read_partials(perform(pack_task(setting, execution, start, 1, [np.arange(5)])), 1)
+    monkeypatch.setattr("fedacdp.tasks.code", lambda: "an older checkout")
+    task = pack_task(setting, execution, start, 1, [np.arange(5)])
+    monkeypatch.undo()
+    with pytest.raises(WorkFailed, match="has other code: fedacdp, strategies, torch and numpy must be the same"):
+        read_partials(perform(task), 1)
+
+
+def test_a_node_reads_data_where_the_command_would_wherever_it_was_started(tmp_path, monkeypatch):
+    setting = prepare(experiment(), local(16))
+    monkeypatch.chdir(tmp_path)
+    sent = {}
+    for given in ("data", "/data", "~/data"):
+        task = pack_task(setting, Execution(data_dir=Path(given)), setting.net.initial(setting.key), 1, [np.arange(5)])
+        sent[given] = unpack(task)[1]["execution"]["data_dir"]
+    assert sent == {"data": str(tmp_path / "data"), "/data": "/data", "~/data": "~/data"}
 
 
 def test_bytes_from_elsewhere_are_data_or_refused():
@@ -134,21 +155,6 @@ def test_an_error_on_a_node_names_it_and_the_nodes_live_on(two_nodes):
     assert two_nodes(setting, setting.net.initial(setting.key), 1, [np.arange(3)])[0].norms.shape == (3,)
 
 
-def descendants(pid: int) -> dict[int, str]:
-    """Every process below `pid`, with its command."""
-    table = subprocess.run(["ps", "-eo", "pid,ppid,args"], capture_output=True, text=True, check=True).stdout
-    rows = [line.split(None, 2) for line in table.splitlines()[1:]]
-    found: dict[int, str] = {}
-    todo = [pid]
-    while todo:
-        parent = todo.pop()
-        for child, above, command in rows:
-            if int(above) == parent and int(child) not in found:
-                found[int(child)] = command
-                todo.append(int(child))
-    return found
-
-
 def test_a_killed_worker_ends_the_simulation_and_leaves_nothing_behind():
     setting = prepare(experiment(training__rounds=10_000, training__evaluate_every=10_000), local(16))
     before = set(descendants(os.getpid()))
@@ -161,13 +167,6 @@ def test_a_killed_worker_ends_the_simulation_and_leaves_nothing_behind():
                 for pid in actors:
                     os.kill(pid, signal.SIGKILL)
     deadline = time.monotonic() + 10
-    while time.monotonic() < deadline and any(_alive(pid) for pid in started):
+    while time.monotonic() < deadline and any(alive(pid) for pid in started):
         time.sleep(0.2)
-    assert not [command for pid, command in started.items() if _alive(pid)]
-
-
-def _alive(pid: int) -> bool:
-    try:
-        return "Z" not in Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except (FileNotFoundError, ProcessLookupError):
-        return False
+    assert not [command for pid, command in started.items() if alive(pid)]

@@ -12,8 +12,8 @@ from fedacdp.config import PARTS, parts_of
 ROOT = Path(__file__).parent.parent
 LAYERS = [
     {"keys", "users", "parts", "wire", "products"},
-    {"strategy", "signals", "privacy", "data", "models", "metrics"},
-    {"config", "grid", "local"},
+    {"strategy", "signals", "privacy", "data", "models", "metrics", "sharing", "child"},
+    {"config", "grid", "local", "machine"},
     {"rounds"},
     {"results", "tasks"},
     {"nodes", "study"},
