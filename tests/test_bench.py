@@ -95,13 +95,13 @@ def test_sides_take_turns_and_the_ratio_is_that_of_their_medians(monkeypatch):
             told.append(self.name)
             return {"rate": next(self.rates)}
 
-    rates = {"a": [30.0, 60.0, 90.0], "b": [1.0, 3.0, 2.0]}
+    rates = {"a": [30.0, 60.0, 100.0], "b": [1.0, 3.0, 2.0]}
     monkeypatch.setattr(sides, "started", lambda side, least: contextlib.nullcontext(Fake(side.name, rates[side.name])))
     a, b = sides.interleaved([sides.Side("a", "", ()), sides.Side("b", "", ())], 3, 0.1)
     assert told == ["a", "b"] * 3
     found = rows.ratio(("a", a), ("b", b))
     assert found.value == 30.0  # 60 / 2
-    assert found.spread == (20.0, 45.0)
+    assert found.spread == (20.0, 50.0)
     assert found.rates == rates
 
 
