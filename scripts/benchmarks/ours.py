@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from pydantic import PositiveInt
 
 from benchmarks import workload
 from benchmarks.turns import take_turns
@@ -31,12 +32,14 @@ PRIVACY: dict[str, dict[str, Any]] = {
 
 
 class Workload(DataSet):
-    """The records of the workload's users, user after user, and nothing to test on."""
+    """The records of `population` users of the workload, user after user, and nothing to test on. What a data set
+    loads must not depend on `users`, which is part of how it is cut."""
 
     name: Literal["workload"] = "workload"
+    population: PositiveInt
 
     def load(self, folder: Path) -> Source:
-        x, y = (values.flatten(0, 1).numpy() for values in workload.users(self.users))
+        x, y = (values.flatten(0, 1).numpy() for values in workload.users(self.population))
         schema = Schema((1, 28, 28), tuple("0123456789"))
         return Source(Examples(x, y, schema), Examples(x[:0], y[:0], schema))
 
@@ -46,7 +49,7 @@ def setting(kind: str, mechanism: str, count: int, execution: Execution) -> Sett
     steps = {"local_epochs": 1} if mechanism == "central" else {"local_steps": workload.EXAMPLES // workload.BATCH}
     experiment = experiment_from(
         {
-            "data": Workload(users=count),
+            "data": Workload(users=count, population=count),
             "model": {"name": kind},
             "strategy": {"name": "honest"},
             "privacy": PRIVACY[mechanism],
