@@ -30,16 +30,30 @@ _EVERYBODY = 2**31
 
 def block_size(net: Net, shape: tuple[int, ...], records: int, rule: ExampleRule | None, device: str) -> int:
     """How many users with up to `records` records of `shape` to train at once. A GPU takes a whole chunk."""
-    if device != "cpu":
-        return _EVERYBODY
-    numbers = records * math.prod(shape) + 2 * net.size  # records, parameters and their gradient
-    if (shapes := net.dense) is not None and pays(*shapes[0], records):
-        outputs, inputs = shapes[0]
-        upper = net.size - outputs * (inputs + 1)
-        numbers = records * (inputs + 4 * outputs + 2 * records) + 2 * upper
-        if rule is not None:
-            numbers += outputs * (inputs + 1) + 4 * records * outputs + 5 * upper
-    return max(8, _CACHE // (4 * numbers))
+    return _EVERYBODY if device != "cpu" else max(8, _CACHE // (4 * _numbers(net, shape, records, rule)))
+
+
+def training_bytes(
+    net: Net, shape: tuple[int, ...], records: int, batch: int, users: int, rule: ExampleRule | None
+) -> int:
+    """About how many bytes the training of so many users at once takes, in float32; rather more than less."""
+    numbers, fixed = 2 * _numbers(net, shape, records, rule), 0
+    if net.dense is None and plan_of(net, shape) is None:
+        numbers += 3 * batch * net.activations(shape) + 2 * net.size
+        fixed = 3 * general.GRADIENT_BYTES if rule is not None else 0
+    return 4 * users * numbers + fixed
+
+
+def _numbers(net: Net, shape: tuple[int, ...], records: int, rule: ExampleRule | None) -> int:
+    """The numbers that belong to one user: its records, its parameters and their gradients."""
+    if (shapes := net.dense) is None or not pays(*shapes[0], records):
+        return records * math.prod(shape) + 2 * net.size
+    outputs, inputs = shapes[0]
+    upper = net.size - outputs * (inputs + 1)
+    numbers = records * (inputs + 4 * outputs + 2 * records) + 2 * upper
+    if rule is not None:
+        numbers += outputs * (inputs + 1) + 4 * records * outputs + 5 * upper  # noise
+    return numbers
 
 
 def train_users(

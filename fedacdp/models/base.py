@@ -60,6 +60,17 @@ class Net:
             return None
         return [(layer.out_features, layer.in_features) for layer in layers if isinstance(layer, nn.Linear)]
 
+    def activations(self, shape: tuple[int, ...]) -> int:
+        """How many numbers the layers without layers of their own give for one record of `shape`, in all."""
+        found = [0]
+        layers = [layer for layer in self.module.modules() if not any(True for _ in layer.children())]
+        hooks = [layer.register_forward_hook(lambda _, __, out: found.append(out.numel())) for layer in layers]
+        with torch.device("meta"):
+            self.module(torch.empty(1, *shape))
+        for hook in hooks:
+            hook.remove()
+        return sum(found)
+
     def unflatten(self, flat: torch.Tensor) -> dict[str, torch.Tensor]:
         """Views of flat (..., P) by name: (..., *shape)."""
         pieces = flat.split([math.prod(shape) for shape in self.shapes.values()], dim=-1)
