@@ -15,7 +15,7 @@ LAYERS = [
     {"strategy", "signals", "privacy", "data", "models", "metrics"},
     {"config", "grid", "local"},
     {"rounds"},
-    {"results", "tasks"},
+    {"results", "tasks", "checkpoint"},
     {"nodes", "study"},
     {"report", "display", "flower"},
     {"cli"},
