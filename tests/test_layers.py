@@ -15,7 +15,7 @@ LAYERS = [
     {"strategy", "signals", "privacy", "data", "models", "metrics", "sharing", "child"},
     {"config", "grid", "local", "machine"},
     {"rounds"},
-    {"results", "tasks", "memory"},
+    {"results", "tasks", "memory", "checkpoint"},
     {"nodes", "study"},
     {"report", "display", "flower"},
     {"cli"},

@@ -82,9 +82,7 @@ def test_a_chunk_that_does_not_fit_is_halved_with_a_note_or_refused_if_it_was_gi
     assert fitted.chunk < 512
     assert note == f"--chunk = {fitted.chunk}: 512 users at once would not fit into the 0.5 MiB free on this machine"
     assert memory.fit(experiments, fitted, given=True) == (fitted, [])
-    told = (
-        "--chunk = 512: 512 users at once with up to 2 records and 650 parameters take about 0.0 GiB on 1 node; there"
-    )
+    told = "--chunk = 512: 512 users at once with up to 2 records and 650 parameters take about 0.8 MiB on 1 node"
     with pytest.raises(ConfigError, match=told):
         memory.fit(experiments, execution, given=True)
     monkeypatch.setattr(memory, "free_memory", lambda device: (100, "free on this machine"))

@@ -11,10 +11,12 @@ import numpy as np
 import pytest
 
 from fedacdp import rounds
+from fedacdp.checkpoint import Checkpoint
+from fedacdp.config import ConfigError
 from fedacdp.data import digits
 from fedacdp.data.base import Source, federate
 from fedacdp.keys import Key
-from fedacdp.rounds import Setting, compute_here, prepare, run
+from fedacdp.rounds import Row, Setting, State, compute_here, prepare, run
 from fedacdp.signals import Columns, Patch
 from fedacdp.strategy import Strategy
 from fedacdp.users import Column, Examples, Schema
@@ -60,6 +62,38 @@ def test_nothing_grows_with_the_number_of_rounds():
     finally:
         tracemalloc.stop()
     assert traced[30] - traced[5] < 20_000, "bytes, of which 25 rounds' cohorts would take 200,000"
+
+
+def test_a_checkpoint_of_a_late_round_writes_no_more_than_one_of_an_early_round(tmp_path):
+    values = [("accuracy", "all", 0.1), ("update_norm", "acting", 1 / 3)]
+    rows = [Row(round, 0.25, values) for round in range(1, 31)]
+    states = [State(round, np.full(9, round, np.float32), np.arange(5, dtype=np.int32), 7, 8) for round in range(31)]
+    checkpoint, state, lines = Checkpoint(tmp_path), tmp_path / "checkpoint.safetensors", tmp_path / "checkpoint.jsonl"
+    checkpoint.save(states[10], rows[:10])
+    early = (state.stat().st_size, lines.read_bytes(), lines.stat().st_ino)
+    checkpoint.save(states[20], rows[:20])
+    assert abs(state.stat().st_size - early[0]) <= 16
+    assert lines.read_bytes().startswith(early[1])
+    assert lines.stat().st_ino == early[2], "appended to, not written again"
+    before = state.read_bytes()
+    checkpoint.save(states[30], rows)
+    state.write_bytes(before)  # as if the power had failed between the two files
+    for _ in range(2):
+        checkpoint = Checkpoint(tmp_path)
+        found = checkpoint.load()
+        assert found is not None
+        assert found[1] == rows[:20]
+        assert (found[0].round, found[0].sent, found[0].draws) == (20, 7, 8)
+        np.testing.assert_array_equal(found[0].parameters, states[20].parameters)
+        checkpoint.save(states[20], rows[:20])
+    checkpoint.save(states[30], rows)
+    assert Checkpoint(tmp_path).load()[1] == rows
+    lines.write_bytes(lines.read_bytes()[:-5])
+    with pytest.raises(ConfigError, match="damaged checkpoint"):
+        Checkpoint(tmp_path).load()
+    checkpoint.remove()
+    assert list(tmp_path.iterdir()) == []
+    assert Checkpoint(tmp_path).load() is None
 
 
 def test_sums_are_held_a_few_at_a_time_and_give_the_same_bits(monkeypatch):
