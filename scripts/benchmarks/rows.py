@@ -106,9 +106,11 @@ def outside_training(c: Conditions) -> list[Measured]:
     side = program("fedacdp", "share", experiment=experiment, execution=c.execution(engine="local"))
     [answers] = c.interleaved(side)
     shares = [100 * answer["rate"] for answer in answers]
-    parts = [name for name in answers[0] if name not in ("rate", "peak_bytes")]
+    parts = [name for name in answers[0] if name not in ("rate", "peak_bytes", "products")]
     split = ", ".join(f"{part} {100 * median(a.get(part, 0.0) for a in answers):.1f} %" for part in parts)
-    return [Measured(median(shares), (min(shares), max(shares)), {"outside": shares}, (*notes, f"of it {split}"))]
+    products = f"products for norms and sum, not in it: {100 * median(a['products'] for a in answers):.1f} %"
+    about = (*notes, f"of it {split}", products)
+    return [Measured(median(shares), (min(shares), max(shares)), {"outside": shares}, about)]
 
 
 def scale(c: Conditions) -> list[Measured]:

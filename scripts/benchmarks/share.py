@@ -1,9 +1,12 @@
 """What share of a round is not local training.
 
     python -m benchmarks.share '{"experiment": ..., "execution": ...}'      # execution: engine local
-A turn is at least LEAST seconds of rounds. `rate` is the share of their time outside `train_users`, everything else
-included: cohort, keys, data access, strategy, norms, clipping, sums, noise, the server's step, evaluation, metrics,
-rows. Beside it the shares of the parts of that rest, as far as they are functions of their own.
+A turn is at least LEAST seconds of rounds. `rate` is the share of their time outside local training, everything else
+included: cohort, keys, data access, strategy, clipping, noise, the server's step, evaluation, metrics, rows. Beside it
+the shares of the parts of that rest, as far as they are functions of their own.
+
+Local training is `train_users` and two products of the dual form that belong to the gradients, which a plain loop forms
+at its steps and the dual form once, at the end: K c for the norms and c^T A for the sum. How much these are is said too.
 """
 
 import json
@@ -23,6 +26,7 @@ from fedacdp.data.base import Federation
 from fedacdp.local.updates import Updates
 from fedacdp.study import here
 
+PRODUCTS = ("norms", "sum")
 spent: dict[str, float] = defaultdict(float)
 
 
@@ -81,7 +85,9 @@ def main() -> None:
                 rows.append(next(running)[1])
             seconds = time.perf_counter() - began
             shares = {part: value / seconds for part, value in spent.items()}
-            going = answered({"rate": 1 - shares.pop("training"), **shares})
+            training = sum(shares.pop(part, 0.0) for part in ("training", *PRODUCTS))
+            products = sum(spent[part] for part in PRODUCTS) / seconds
+            going = answered({"rate": 1 - training, "products": products, **shares})
 
 
 if __name__ == "__main__":
