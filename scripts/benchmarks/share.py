@@ -5,8 +5,8 @@ A turn is at least LEAST seconds of rounds. `rate` is the share of their time ou
 included: cohort, keys, data access, strategy, clipping, noise, the server's step, evaluation, metrics, rows. Beside it
 the shares of the parts of that rest, as far as they are functions of their own.
 
-Local training is `train_users` and two products of the dual form that belong to the gradients, which a plain loop forms
-at its steps and the dual form once, at the end: K c for the norms and c^T A for the sum. How much these are is said too.
+Local training is `train_users` and two products of the dual form that belong to the gradients, which a plain loop has
+at its steps and the dual form once, at the end: K c for the norms and c^T A for the sum. Their share is given too.
 """
 
 import json
