@@ -79,7 +79,7 @@ def train_users(
         if shapes is not None:
             return dense.train(shapes, start, users, batches, lr, gram)
         if plan is not None:
-            return Stacked(conv.train(plan, start, users, batches, lr))
+            return Stacked(conv.train(net, plan, start, users, batches, lr))
         return Stacked(general.sgd(net, start, users, batches, lr))
     assert training.local_steps is not None
     batches, noise = poisson(users, rule.batch_prob, training.local_steps, key.fold("batches")), key.fold("noise")
@@ -89,5 +89,5 @@ def train_users(
     if shapes is not None:
         return dense.train(shapes, start, users, batches, lr, gram, rule, noise)
     if plan is not None:
-        return Stacked(conv.train(plan, start, users, batches, lr, rule, noise), draws)
+        return Stacked(conv.train(net, plan, start, users, batches, lr, rule, noise), draws)
     return Stacked(general.dpsgd(net, start, users, batches, lr, rule, noise), draws)

@@ -7,6 +7,8 @@ and columns of an image unread.
 
 from __future__ import annotations
 
+import threading
+
 import torch
 from torch import nn
 
@@ -16,6 +18,7 @@ from fedacdp.local.conv_layers import Flatten, Layer, Pool, Relu, Room, Tanh, Ta
 from fedacdp.local.conv_plan import Plan, sides
 from fedacdp.local.conv_weights import Conv, Dense, Weighted
 from fedacdp.local.general import tensors
+from fedacdp.models.base import Net
 from fedacdp.privacy.base import ExampleRule
 from fedacdp.users import Users
 
@@ -24,6 +27,7 @@ GROUP = 4
 
 
 def train(
+    net: Net,
     plan: Plan,
     start: torch.Tensor,
     users: Users,
@@ -38,27 +42,64 @@ def train(
     own = start[plan.order].repeat(len(users), 1)
     weights = torch.from_numpy(batches.weight if rule is None else batches.chosen).to(start)
     index, chosen = torch.from_numpy(batches.index), batches.chosen
-    rooms = _Rooms(start)
+    groups, steps = _kept.groups(net, plan, start, lr, rule), index.shape[1]
     for first in range(0, len(users), GROUP):
         mine = slice(first, first + GROUP)
-        noise = None
+        rows, noise = own[mine], None
         if rule is not None and rule.noise_multiplier and key is not None:
-            draws = key.normals(users.ids[mine], index.shape[1] * len(start))
-            noise = torch.from_numpy(draws).to(start).unflatten(1, (index.shape[1], -1))
-        groups: dict[int, Group] = {}
-        for step in range(index.shape[1]):
+            noise = torch.from_numpy(key.normals(users.ids[mine], steps * len(start))).to(start)
+            noise = noise.mul_(-lr / rule.batch * rule.noise_multiplier * rule.clip_norm).unflatten(1, (steps, -1))
+        for step in range(steps):
             width = max(1, int(chosen[mine, step].sum(-1).max()))  # a batch's records come before its padding
-            if width not in groups:
-                groups[width] = Group(plan, own[mine], width, rooms, lr, rule)
-            groups[width].step(images[mine], y[mine], index[mine, step, :width], weights[mine, step, :width])
-            if noise is not None and rule is not None:
-                scale = -lr / rule.batch * rule.noise_multiplier * rule.clip_norm
-                own[mine].add_(noise[:, step], alpha=scale)
+            group = groups.of(len(rows), width)
+            if step == 0:
+                group.own.copy_(rows)
+            group.step(images[mine], y[mine], index[mine, step, :width], weights[mine, step, :width])
+            if noise is not None:
+                group.own.add_(noise[:, step])
+        rows.copy_(group.own)
     return own.index_select(1, plan.order.argsort()).sub_(start)
 
 
+class _Groups:
+    """Groups by their numbers of users and of examples, which share memory: they work one after another."""
+
+    def __init__(self, plan: Plan, like: torch.Tensor, lr: float, rule: ExampleRule | None):
+        self._plan, self._lr, self._rule, self._widest = plan, lr, rule, 0
+        self._own, self._rooms = like.new_empty(GROUP, len(like)), _Rooms(like)
+        self._groups: dict[tuple[int, int], Group] = {}
+
+    def of(self, users: int, batch: int) -> Group:
+        """The group for so many users and examples each."""
+        if batch > self._widest:  # larger memory: those that hold the smaller must go, or there would be both
+            self._widest, self._groups, self._rooms = batch, {}, _Rooms(self._own)
+        found = self._groups.get((users, batch))
+        if found is None:
+            found = Group(self._plan, self._own[:users], batch, self._rooms, self._lr, self._rule)
+            self._groups[users, batch] = found
+        return found
+
+
+class _Kept(threading.local):
+    """The groups that this thread used last: making one takes as long as a step."""
+
+    def __init__(self) -> None:
+        self._net: Net | None = None
+        self._kind: tuple[float, ExampleRule | None, torch.dtype] | None = None
+
+    def groups(self, net: Net, plan: Plan, start: torch.Tensor, lr: float, rule: ExampleRule | None) -> _Groups:
+        """Those for this training; new ones if the last was another."""
+        kind = (lr, rule, start.dtype)
+        if self._net is not net or self._kind != kind:
+            self._net, self._kind, self._found = net, kind, _Groups(plan, start, lr, rule)
+        return self._found
+
+
+_kept = _Kept()
+
+
 class _Rooms:
-    """Memory that groups use one after another: a room for each layer, and a desk for all."""
+    """Memory that groups use one after another: a room for each layer, one for the group itself, a desk for all."""
 
     def __init__(self, like: torch.Tensor):
         self._like, self._rooms, self.desk = like, dict[int, Room](), Room(like)
@@ -71,7 +112,7 @@ class Group:
     """u users with their parameters `own` (u, P), as one step on batches of b examples that can be played again."""
 
     def __init__(self, plan: Plan, own: torch.Tensor, batch: int, rooms: _Rooms, lr: float, rule: ExampleRule | None):
-        users, count = len(own), len(own) * batch
+        self.own, users, count = own, len(own), len(own) * batch
         room = rooms[-1]
         classes = plan.layers[-1].out_features
         assert isinstance(classes, int)
@@ -108,17 +149,13 @@ class Group:
     def _descend_clipped(self, layers: list[Weighted], rate: float, clip: float, room: Room) -> None:
         """Each example's gradient is clipped as a whole, and those that are not finite are left out."""
         count = self.weight.numel()
-        norms = [(room(f"norm {n}", count), room(f"bias norm {n}", count)) for n in range(len(layers))]
-        every, factors = room("norms", count), room("factors", *self.weight.shape)
-        for layer, (weights, bias) in zip(layers, norms, strict=True):
+        norms, every = room("norms of parts", 2 * len(layers), count), room("norms", count)
+        factors = room("factors", *self.weight.shape)
+        for layer, weights, bias in zip(layers, norms[::2], norms[1::2], strict=True):
             layer.norms(self.tape, weights, bias)
 
         def clip_factors() -> None:
-            every.zero_()
-            for pair in norms:
-                for part in pair:
-                    every.addcmul_(part, part)
-            every.sqrt_()
+            torch.linalg.vector_norm(norms, dim=0, out=every)
             torch.div(clip, every.clamp(min=clip), out=factors.view(-1))
             factors.mul_(self.weight)
             wrong = ~every.isfinite()

@@ -12,7 +12,7 @@ from abc import abstractmethod
 import torch
 
 from fedacdp.local.conv_layers import Layer, Room, Sides, Size, Tape
-from fedacdp.products import each_add, each_linear
+from fedacdp.products import add_each_product, each_product
 
 
 class Weighted(Layer):
@@ -32,7 +32,8 @@ class Weighted(Layer):
         """h for rows (u m, inputs), (u, m, outputs)."""
         self.seen = rows.view(self.users, -1, self.inputs)
         out = self.room("out", *self.seen.shape[:2], self.outputs)
-        tape(each_linear, self.seen, self.matrix, self.bias, out=out)
+        tape(each_product, self.seen, self.matrix.mT, out)
+        tape(out.add_, self.bias[:, None])
         return out
 
     def keep(self, slope: torch.Tensor) -> None:
@@ -43,13 +44,13 @@ class Weighted(Layer):
         """The gradient at the rows, (u, m, inputs), in that room."""
         self.keep(slope)
         below = room("rows", *self.seen.shape)
-        tape(each_linear, self.slope, self.matrix.mT, out=below)
+        tape(each_product, self.slope, self.matrix, below)
         return below
 
     def descend(self, tape: Tape, rate: float) -> None:
         """W -= rate E^T X and b -= rate E^T 1, with the gradient E at h."""
         total = self.desk("total", *self.bias.shape)
-        tape(each_add, self.matrix, self.slope.mT, self.seen, -rate)
+        tape(add_each_product, self.matrix, self.slope.mT, self.seen, -rate)
         tape(torch.sum, self.slope, 1, out=total)
         tape(self.bias.sub_, total, alpha=rate)
 
@@ -124,7 +125,7 @@ class Conv(Weighted):
         slope, seen = (rows.view(len(bias), -1, rows.shape[2]) for rows in (self.slope, self.seen))
         self.each = self.room("each", len(bias), self.outputs, self.inputs)
         self.each_bias = self.room("each bias", len(bias), self.outputs)
-        tape(torch.bmm, slope.mT, seen, out=self.each)
+        tape(each_product, slope.mT, seen, self.each)
         tape(torch.sum, slope, 1, out=self.each_bias)
         tape(torch.linalg.vector_norm, self.each.flatten(1), dim=1, out=weights)
         tape(torch.linalg.vector_norm, self.each_bias, dim=1, out=bias)

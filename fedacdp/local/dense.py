@@ -20,6 +20,7 @@ from fedacdp.local.dual import DualLayer, pays
 from fedacdp.local.general import tensors
 from fedacdp.local.updates import Updates, without_zeros
 from fedacdp.privacy.base import ExampleRule
+from fedacdp.products import add_each_product, each_product
 from fedacdp.users import Users
 
 _aten: Any = torch.ops.aten
@@ -139,16 +140,16 @@ class CopiedLayer:
         self.matrix, self.bias = weights.repeat(users, 1, 1), bias.repeat(users, 1)
 
     def forward(self, step: int, below: torch.Tensor) -> torch.Tensor:
-        return torch.baddbmm(self.bias[:, None], below, self.matrix.mT)
+        return each_product(below, self.matrix.mT).add_(self.bias[:, None])
 
     def backward(self, slope: torch.Tensor) -> torch.Tensor:
-        return torch.bmm(slope, self.matrix)
+        return each_product(slope, self.matrix)
 
     def input_squares(self, step: int, below: torch.Tensor) -> torch.Tensor:
         return torch.linalg.vecdot(below, below) + 1
 
     def step(self, step: int, below: torch.Tensor, slope: torch.Tensor, rate: float) -> None:
-        self.matrix.baddbmm_(slope.mT, below, alpha=-rate)
+        add_each_product(self.matrix, slope.mT, below, -rate)
         self.bias.sub_(slope.sum(1), alpha=rate)
 
     def draws(self, steps: int) -> int:

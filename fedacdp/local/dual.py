@@ -29,7 +29,7 @@ import numpy as np
 import torch
 
 from fedacdp.local.updates import without_zeros
-from fedacdp.products import each_linear, linear
+from fedacdp.products import add_each_product, each_product, linear
 
 
 def pays(outputs: int, inputs: int, records: int) -> bool:
@@ -59,7 +59,7 @@ class DualLayer:
             self._begin(step)
         out = self.slots[:, place : place + self.batch]
         if place:
-            out.baddbmm_(self.kernel[:, place : place + self.batch, :place], self.coefficients[:, :place])
+            add_each_product(out, self.kernel[:, place : place + self.batch, :place], self.coefficients[:, :place])
         if self.noise is not None:
             rows = self.rows[:, place : place + self.batch].flatten()
             out += self.noise.now.flatten(0, 1).index_select(0, rows).view(out.shape)
@@ -94,7 +94,7 @@ class DualLayer:
         if step + 1 < self.steps:
             moved = torch.zeros_like(self.moved)
             moved.flatten(0, 1).index_add_(0, rows, added)
-            self.outputs.baddbmm_(self.gram, moved)
+            add_each_product(self.outputs, self.gram, moved)
             self.moved += moved
         else:
             self.moved.flatten(0, 1).index_add_(0, rows, added)
@@ -118,7 +118,7 @@ class DualLayer:
         """Nothing is left to do."""
 
     def squares(self) -> torch.Tensor:
-        squares = _dot(torch.bmm(self.gram, self.moved), self.moved)
+        squares = _dot(each_product(self.gram, self.moved), self.moved)
         if self.noise is not None:
             squares += 2 * _dot(self.noise.seen, self.moved) + _dot(self.noise.released, self.noise.released)
         return squares
@@ -134,7 +134,7 @@ class DualLayer:
         return flat
 
     def stack(self) -> torch.Tensor:
-        rows = torch.cat([torch.bmm(self.moved.mT, self.inputs).flatten(1), self.moved.sum(1)], dim=1)
+        rows = torch.cat([each_product(self.moved.mT, self.inputs).flatten(1), self.moved.sum(1)], dim=1)
         return rows if self.noise is None else rows + self.noise.released
 
 
@@ -149,7 +149,8 @@ class _Bridge:
         self.steps, self.scale = steps, scale
         self.released = normals[:, :wide].mul_(scale * math.sqrt(steps))
         self.normals = normals[:, wide:].view(users, records, steps - 1, outputs)
-        self.seen = each_linear(layer.inputs, self.released[:, : outputs * inputs].view(users, outputs, inputs))
+        weights = self.released[:, : outputs * inputs].unflatten(1, (outputs, inputs))
+        self.seen = each_product(layer.inputs, weights.mT)
         self.seen += self.released[:, None, outputs * inputs :]
         self.now = torch.zeros_like(self.seen)
         if steps > 1:
@@ -159,7 +160,7 @@ class _Bridge:
         """Let the noise of a step in."""
         left = self.steps - step
         self.now += (self.seen - self.now) / left
-        self.now.baddbmm_(self.root, self.normals[:, :, step], alpha=self.scale * math.sqrt((left - 1) / left))
+        add_each_product(self.now, self.root, self.normals[:, :, step], self.scale * math.sqrt((left - 1) / left))
 
 
 def _root(gram: torch.Tensor) -> torch.Tensor:

@@ -7,32 +7,26 @@ import threading
 import numpy as np
 import torch
 
-from fedacdp.products import linear
+from fedacdp.products import each_product
 from fedacdp.users import Users
 
 _ROOM = 2**27
-_FEW = 4
-"""Up to so many records all users' products are formed at once; above, a product per user is faster."""
 
 
 def gram(users: Users, inputs: torch.Tensor) -> torch.Tensor:
     """A A^T + 1 of each user's records A, from `inputs` (U, n, d): (U, n, n).
 
     A user's matrix is the same to the bit in whatever block it is computed: the product has the user's own number of
-    records, not the block's.
+    records, not the block's, and is formed by itself.
     """
     if inputs.device.type != "cpu":
         return torch.bmm(inputs, inputs.mT).add_(1)
     found = inputs.new_zeros(len(inputs), inputs.shape[1], inputs.shape[1])
     sizes = users.mask.sum(1)
-    few = int(min(_FEW, inputs.shape[1]))
-    for out, rows, size in zip(found, inputs, sizes, strict=True):
-        if size > few:
-            out[:size, :size] = linear(rows[:size], rows[:size])
-    small = torch.from_numpy(np.flatnonzero(sizes <= few))
-    if len(small):
-        rows = inputs[small, :few]
-        found[small, :few, :few] = (rows[:, :, None] * rows[:, None]).sum(-1)
+    for size in np.unique(sizes):
+        same = torch.from_numpy(np.flatnonzero(sizes == size))
+        rows = inputs[:, :size] if len(same) == len(inputs) else inputs[same, :size]
+        found[same, :size, :size] = each_product(rows, rows.mT)
     return found.add_(1)
 
 

@@ -37,12 +37,12 @@ class Stacked(Updates):
 
     @cached_property
     def norms(self) -> np.ndarray:
-        norms: np.ndarray = torch.linalg.vector_norm(self.rows, dim=1, dtype=torch.float64).cpu().numpy()
+        norms: np.ndarray = torch.linalg.vector_norm(self.rows, dim=1).double().cpu().numpy()
         return norms
 
     def total(self, factors: np.ndarray) -> np.ndarray:
         weights, rows = without_zeros(factors, self.rows)
-        total: np.ndarray = (weights.double() @ rows.double()).cpu().numpy()
+        total: np.ndarray = (weights.to(rows) @ rows).double().cpu().numpy()
         return total
 
     def stack(self) -> torch.Tensor:
