@@ -65,6 +65,7 @@ def run(
     """Run a study, or what is missing of it; write its page."""
     from fedacdp import study as studies
     from fedacdp.display import Lines, closing_table
+    from fedacdp.memory import fit
     from fedacdp.rounds import NodeFailure
 
     found = find_study(study)
@@ -81,9 +82,10 @@ def run(
         "ray_address": ray_address,
     }
     execution, notes = schedule(found.experiments(), options)
-    for note in notes:
-        typer.echo(f"Note: {note}", err=True)
     folder, tasks = studies.plan(found, out, execution)
+    execution, more = fit([task.experiment for task in tasks], execution, chunk is not None)
+    for note in notes + more:
+        typer.echo(f"Note: {note}", err=True)
     failed, ran = 0, bool(tasks)
     if not tasks:
         typer.echo("Every run is there already.", err=True)

@@ -118,7 +118,7 @@ class Experiment(BaseModel):
 
     def plan(self, records: int) -> Plan:
         """The public numbers for a training set of `records`; batch_prob = batch / (records per user), at most 1."""
-        each = records / self.data.users
+        each = self.data.records_each(records)
         batch = each if self.training.batch == "full" else float(self.training.batch)
         return Plan(
             users=self.data.users,
@@ -132,10 +132,7 @@ class Experiment(BaseModel):
     def check(self, source: Source) -> None:
         """ConfigError if the parts do not fit the data."""
         try:
-            if self.data.users > len(source.train):
-                raise ValueError(
-                    f"data.users = {self.data.users}: {self.data.name} has {len(source.train)} training records"
-                )
+            self.data.check(len(source.train))
             self.strategy.check(source.train.schema)
             self.model.net(source.train.schema)
         except ValueError as error:

@@ -123,6 +123,32 @@ def cores(root: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgro
     return max(1, count)
 
 
+def free_memory(device: str = "cpu") -> tuple[int | None, str]:
+    """Bytes that are free on the device, None where that cannot be told, and where that is, in words.
+
+    On Linux what the system can give without swapping, within the limits of this process's control groups.
+    """
+    if device == "cuda":
+        import torch
+
+        return torch.cuda.mem_get_info()[0], "free on the GPU"
+    info = Path("/proc/meminfo")
+    if not info.exists():
+        return None, ""
+    lines = dict(line.split(":", 1) for line in info.read_text().splitlines())
+    free = [int(lines["MemAvailable"].split()[0]) * 1024]
+    for most, used in (
+        ("memory.max", "memory.current"),
+        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"),
+    ):
+        files = [Path("/sys/fs/cgroup") / name for name in (most, used)]
+        if all(file.is_file() for file in files):
+            limit, taken = (file.read_text().strip() for file in files)
+            if limit != "max":
+                free.append(int(limit) - int(taken))
+    return max(0, min(free)), "free on this machine"
+
+
 def reach(address: str) -> None:
     """ConfigError if nothing listens at HOST:PORT, which Ray itself would wait minutes for."""
     host, _, port = address.rpartition(":")

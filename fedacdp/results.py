@@ -1,7 +1,7 @@
 """A run on disk, and the tidy table of many runs.
 
 `<out>/<study>/<run_id>/` holds experiment.json, rounds.parquet, model.safetensors and, written last, manifest.json: a
-run is there when its manifest is. While it runs there is a checkpoint.safetensors. Nothing is pickled.
+run is there when its manifest is. While it runs there is a checkpoint. Nothing is pickled.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import json
 import math
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +19,7 @@ import pandas as pd
 from safetensors.numpy import save
 
 from fedacdp.config import ConfigError, Experiment, experiment_from
-from fedacdp.rounds import Row, State
-from fedacdp.wire import pack, unpack
+from fedacdp.rounds import Row
 
 COLUMNS = [
     "study",
@@ -58,14 +56,6 @@ collective that was added for comparison."""
 _ROUNDS = {"round": "int32", "metric": "str", "group": "str", "value": "float64", "seconds": "float64"}
 
 
-@dataclass(frozen=True)
-class Progress:
-    """How far a run has come: the state after its last round, and the rows of all its rounds."""
-
-    state: State
-    rows: list[Row]
-
-
 def write(path: Path, content: bytes) -> None:
     """Write a file so that it is there whole or not at all, also after a power cut."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
@@ -87,30 +77,6 @@ def write(path: Path, content: bytes) -> None:
 def write_json(path: Path, value: Any) -> None:
     """Write indented JSON; ValueError for infinity or NaN, which JSON does not have."""
     write(path, (json.dumps(value, indent=1, allow_nan=False) + "\n").encode())
-
-
-def save_checkpoint(folder: Path, progress: Progress) -> None:
-    """Keep how far the run has come, in one file."""
-    state = progress.state
-    rows = [[row.round, row.seconds, row.values] for row in progress.rows]
-    about = {"round": state.round, "sent": state.sent, "draws": state.draws, "rows": rows}
-    arrays = {"parameters": state.parameters, "messages": state.messages}
-    write(folder / "checkpoint.safetensors", pack(arrays, about))
-
-
-def load_checkpoint(folder: Path) -> Progress | None:
-    """How far the run had come, None if there is nothing to go on from."""
-    path = folder / "checkpoint.safetensors"
-    if not path.exists():
-        return None
-    try:
-        arrays, about = unpack(path.read_bytes())
-        rows = [Row(number, seconds, [(m, g, v) for m, g, v in values]) for number, seconds, values in about["rows"]]
-        return Progress(
-            State(about["round"], arrays["parameters"], arrays["messages"], about["sent"], about["draws"]), rows
-        )
-    except (ValueError, KeyError, TypeError) as error:
-        raise ConfigError(f"{path}: damaged checkpoint ({error}); delete it to start this run again") from None
 
 
 def save_rounds(folder: Path, rows: list[Row]) -> None:

@@ -7,8 +7,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import cached_property
-from pathlib import Path
+from functools import cached_property, partial
 from typing import TypeVar
 
 import numpy as np
@@ -16,26 +15,31 @@ import torch
 
 from fedacdp import metrics
 from fedacdp.config import ConfigError, Execution, Experiment
-from fedacdp.data.base import DataSet, Federation, Source, federate
+from fedacdp.data import shared
+from fedacdp.data.base import Federation, Source, federate
 from fedacdp.keys import Key
-from fedacdp.local import train_users
+from fedacdp.local import block_size, train_users
+from fedacdp.local.grams import Grams
 from fedacdp.local.updates import Stacked
 from fedacdp.models.base import Net
 from fedacdp.privacy.base import Mechanism, Plan
-from fedacdp.users import Users
+from fedacdp.users import Space, Users
 
 
 @dataclass(frozen=True)
 class Setting:
-    """An experiment with everything that follows from it: data in users' hands, model, members, noise."""
+    """An experiment with everything that follows from it: data in users' hands, model, members, noise. Users are
+    trained `block` at a time."""
 
     experiment: Experiment
     federation: Federation
+    grams: Grams
     net: Net
     member: np.ndarray
     plan: Plan
     mechanism: Mechanism
     device: str
+    block: int
 
     @property
     def key(self) -> Key:
@@ -108,12 +112,14 @@ def run(
         began, round = time.perf_counter(), state.round + 1
         ids = draw_cohort(setting, state, round)
         chunks = [ids[first : first + execution.chunk] for first in range(0, len(ids), execution.chunk)]
-        partials = compute(setting, state.parameters, round, chunks)
-
-        total, sent = np.zeros(len(state.parameters)), 0
-        for partial in partials:
-            total += partial.total
-            sent += len(partial.norms)
+        total, draws, seen = np.zeros(len(state.parameters)), 0, [_NOBODY]
+        for some in _in_turns(chunks, total.nbytes):
+            for part in compute(setting, state.parameters, round, some):
+                total += part.total
+                draws += part.draws
+                seen.append((part.norms, part.factors, part.acting))
+        norms, factors, acting = (np.concatenate(arrays) for arrays in zip(*seen, strict=True))
+        sent = len(norms)
         noise = mechanism.sum_noise(sent, len(total), key.fold("sum_noise", round))
         if noise is not None:
             total += noise.vector
@@ -122,11 +128,11 @@ def run(
 
         messages = state.messages.copy()
         messages[ids] += 1
-        draws = sum(partial.draws for partial in partials) + (noise.draws if noise is not None else 0)
+        draws += noise.draws if noise is not None else 0
         state = State(round, parameters, messages, state.sent + sent, state.draws + draws)
-        if not np.isfinite(parameters).all() or (sent and not any(p.factors.any() for p in partials)):
+        if not np.isfinite(parameters).all() or (sent and not factors.any()):
             raise Diverged(f"the model, or every update, stopped being finite in round {round}")
-        values = metrics.cohort(len(ids), *(_joined(partials, name) for name in ("norms", "factors", "acting")))
+        values = metrics.cohort(len(ids), norms, factors, acting)
         if round % training.evaluate_every == 0 or round == training.rounds:
             values += evaluate(setting, parameters)
         yield state, Row(round, time.perf_counter() - began, values)
@@ -141,13 +147,29 @@ def draw_cohort(setting: Setting, state: State, round: int) -> np.ndarray:
 
 
 def work(setting: Setting, parameters: np.ndarray, round: int, ids: np.ndarray) -> Partial:
-    """One chunk of a round, anywhere: the collective acts, everybody trains, updates are clipped and summed."""
-    experiment, mechanism, key = setting.experiment, setting.mechanism, setting.key
-    users = setting.federation.users(ids, setting.member[ids])
-    users, acting = act(setting, users, round)
+    """One chunk of a round, anywhere: block after block of users whose training stays in the processor's cache."""
     start = torch.from_numpy(parameters).to(setting.device)
+    blocks = (ids[first : first + setting.block] for first in range(0, len(ids), setting.block))
+    done = [train_block(setting, start, round, block) for block in blocks]
+    if len(done) == 1:
+        return done[0]
+    return Partial(
+        total=np.sum([part.total for part in done], axis=0),
+        norms=np.concatenate([part.norms for part in done]),
+        factors=np.concatenate([part.factors for part in done]),
+        acting=np.concatenate([part.acting for part in done]),
+        draws=sum(part.draws for part in done),
+    )
+
+
+def train_block(setting: Setting, start: torch.Tensor, round: int, ids: np.ndarray) -> Partial:
+    """The collective acts, everybody trains, updates are clipped and summed."""
+    experiment, mechanism, key = setting.experiment, setting.mechanism, setting.key
+    users = setting.federation.users(ids, setting.member[ids], _space)
+    users, acting = act(setting, users, round)
     rule = mechanism.example_rule(setting.plan)
-    updates = train_users(setting.net, start, users, experiment.training, rule, key.fold("train", round))
+    gram = partial(setting.grams.of, original=~acting)
+    updates = train_users(setting.net, start, users, experiment.training, rule, key.fold("train", round), gram)
     if experiment.strategy.edits_updates and acting.any():
         rows = updates.stack().clone()
         chosen = torch.from_numpy(acting).to(rows.device)
@@ -166,7 +188,7 @@ def work(setting: Setting, parameters: np.ndarray, round: int, ids: np.ndarray) 
 
 def act(setting: Setting, users: Users, round: int) -> tuple[Users, np.ndarray]:
     """The users that send an update in this round with the records they train on, and which of them follow the
-    strategy, (U',) bool."""
+    strategy, (U',) bool. What members change is changed in the block, which belongs to the caller."""
     strategy, key = setting.experiment.strategy, setting.key
     acting = strategy.acts(users, round, key.fold("acts", round))
     if not acting.any():
@@ -178,19 +200,21 @@ def act(setting: Setting, users: Users, round: int) -> tuple[Users, np.ndarray]:
     changed = strategy.data(members, round, key.fold("data"))
     if not np.array_equal(changed.ids, members.ids) or changed.x.shape != members.x.shape:
         raise ValueError(f"strategy {strategy.name!r}: data() must return the same users with as many record slots")
-    x, y, mask = users.x.copy(), users.y.copy(), users.mask.copy()
-    x[acting], y[acting], mask[acting] = changed.x, changed.y, changed.mask
-    return users.replace(x=x, y=y, mask=mask).rows(sends), acting[sends]
+    if changed is not members:
+        users.x[acting], users.y[acting], users.mask[acting] = changed.x, changed.y, changed.mask
+    return (users, acting) if sends.all() else (users.rows(sends), acting[sends])
 
 
 def evaluate(setting: Setting, parameters: np.ndarray) -> list[metrics.Value]:
     """Accuracy and success on the held-out records."""
     test, strategy = setting.federation.test, setting.experiment.strategy
 
-    def predict(x: np.ndarray) -> np.ndarray:
-        return setting.net.predict(parameters, x)
+    guess = setting.net.predict(parameters, test.x)
 
-    values = metrics.accuracy(predict(test.x), test.y, strategy.target_class(test.schema))
+    def predict(x: np.ndarray) -> np.ndarray:
+        return guess if x is test.x else setting.net.predict(parameters, x)
+
+    values = metrics.accuracy(guess, test.y, strategy.target_class(test.schema))
     return values + metrics.successes(strategy.success(predict, test))
 
 
@@ -205,51 +229,55 @@ def compute_here(setting: Setting, parameters: np.ndarray, round: int, chunks: l
     return [work(setting, parameters, round, ids) for ids in chunks]
 
 
-def prepare(experiment: Experiment, execution: Execution) -> Setting:
+def prepare(experiment: Experiment, execution: Execution, share: str | None = None) -> Setting:
     """Load, cut and calibrate; the same experiment gives the same setting in every process. The last few are kept.
 
-    ConfigError if the parts do not fit each other.
+    Nodes have the arrays of the data set from the `share` of the process that they work for. ConfigError if the parts
+    do not fit each other.
     """
+    if share is None and execution.engine == "flower":
+        share = shared.own_share()
     try:
         with _lock:
             slot = (experiment.text, str(execution.data_dir), execution.device)
-            return _kept(_settings, slot, lambda: _prepare(experiment, execution))
+            return _kept(_settings, slot, lambda: _prepare(experiment, execution, share))
     except ValueError as error:
         raise ConfigError(str(error)) from None
 
 
-def _prepare(experiment: Experiment, execution: Execution) -> Setting:
-    source = load(experiment.data, execution.data_dir)
+def _prepare(experiment: Experiment, execution: Execution, share: str | None) -> Setting:
+    source = shared.load(experiment.data, execution.data_dir, share)
     experiment.check(source)
     key = Key(experiment.seed)
-    federation = _kept(
-        _federations,
-        (experiment.data.model_dump_json(), str(execution.data_dir), str(experiment.seed)),
-        lambda: federate(experiment.data, source, key),
-    )
+    slot = (experiment.data.model_dump_json(), str(execution.data_dir), str(experiment.seed))
+    federation, grams = _kept(_federations, slot, lambda: _federated(experiment, source, key))
     plan = experiment.plan(len(source.train))
+    net, mechanism = experiment.model.net(source.train.schema), experiment.privacy.calibrated(plan)
+    records = int(federation.sizes.max())
     return Setting(
         experiment=experiment,
         federation=federation,
-        net=experiment.model.net(source.train.schema),
+        grams=grams,
+        net=net,
         member=experiment.strategy.members(federation.group, key.fold("members")),
         plan=plan,
-        mechanism=experiment.privacy.calibrated(plan),
+        mechanism=mechanism,
         device=execution.device,
+        block=block_size(net, source.train.schema.shape, records, mechanism.example_rule(plan), execution.device),
     )
 
 
-def load(data: DataSet, folder: Path) -> Source:
-    """The records of a data set, read once per process however they are cut."""
-    uncut = data.model_copy(update={name: DataSet.model_fields[name].default for name in _CUT} | {"users": 1})
-    return _kept(_sources, (uncut.model_dump_json(), str(folder)), lambda: data.load(folder.expanduser()))
+def _federated(experiment: Experiment, source: Source, key: Key) -> tuple[Federation, Grams]:
+    federation = federate(experiment.data, source, key)
+    return federation, Grams(federation.sizes)
 
 
-_CUT = ("partition", "concentration", "spread", "column")
 _Value = TypeVar("_Value")
+_SUMS = 2**26  # bytes of sums of chunks that are held at once
+_NOBODY = (np.zeros(0), np.zeros(0), np.zeros(0, bool))
+_space = Space()
 _lock = threading.Lock()
-_sources: OrderedDict[tuple[str, ...], Source] = OrderedDict()
-_federations: OrderedDict[tuple[str, ...], Federation] = OrderedDict()
+_federations: OrderedDict[tuple[str, ...], tuple[Federation, Grams]] = OrderedDict()
 _settings: OrderedDict[tuple[str, ...], Setting] = OrderedDict()
 
 
@@ -262,6 +290,8 @@ def _kept(cache: OrderedDict[tuple[str, ...], _Value], slot: tuple[str, ...], ma
     return value
 
 
-def _joined(partials: list[Partial], name: str) -> np.ndarray:
-    """That array of all chunks; of type bool where there are none, which goes with everything."""
-    return np.concatenate([np.zeros(0, bool), *(getattr(partial, name) for partial in partials)])
+def _in_turns(chunks: list[np.ndarray], bytes_each: int) -> Iterator[list[np.ndarray]]:
+    """The chunks in order, as many at a time as have sums that may be held at once."""
+    at_once = max(1, _SUMS // bytes_each)
+    for first in range(0, len(chunks), at_once):
+        yield chunks[first : first + at_once]

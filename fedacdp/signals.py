@@ -14,7 +14,7 @@ import numpy as np
 from pydantic import BeforeValidator, Field, FiniteFloat, PositiveInt
 
 from fedacdp.parts import Part
-from fedacdp.users import Column, Schema
+from fedacdp.users import Column, Examples, Schema
 
 
 class Signal(Part):
@@ -27,6 +27,10 @@ class Signal(Part):
     @abstractmethod
     def place(self, x: np.ndarray, schema: Schema) -> np.ndarray:
         """g(x) for x (..., *F), as a new array."""
+
+    def marked(self, examples: Examples) -> np.ndarray:
+        """g of a set of records, kept with the set and read-only, for those who look at the same set in every round."""
+        return examples.changed(self.model_dump_json(), self.place)
 
 
 class Patch(Signal):

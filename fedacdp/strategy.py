@@ -89,6 +89,8 @@ class Strategy(Part):
         """Which users follow the strategy in this round, (U,) bool: members within start..stop who comply."""
         if round < self.start or (self.stop is not None and round > self.stop):
             return np.zeros(len(users), dtype=bool)
+        if self.compliance == 1:
+            return users.member.copy()
         return users.member & (key.uniforms(users.ids, 1)[:, 0] < self.compliance)
 
     @property

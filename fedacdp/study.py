@@ -17,15 +17,13 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
+from fedacdp.checkpoint import Checkpoint
 from fedacdp.config import ConfigError, Execution, Experiment
 from fedacdp.grid import Study, find_study
 from fedacdp.privacy import accounting
 from fedacdp.privacy.base import Noisy
 from fedacdp.results import (
-    Progress,
-    load_checkpoint,
     manifest_of,
-    save_checkpoint,
     save_model,
     save_rounds,
     write,
@@ -102,8 +100,8 @@ def perform(study: Study, task: Task, execution: Execution, compute: Compute, di
     folder.mkdir(parents=True, exist_ok=True)
     setting = prepare(task.experiment, execution)
     write_json(folder / "experiment.json", json.loads(task.experiment.text))
-    progress = load_checkpoint(folder)
-    rows, state = (progress.rows, progress.state) if progress else ([], None)
+    checkpoint = Checkpoint(folder)
+    state, rows = checkpoint.load() or (None, [])
     if state is not None:
         display.advance(task, state.round)
     status, reason = "done", ""
@@ -113,7 +111,7 @@ def perform(study: Study, task: Task, execution: Execution, compute: Compute, di
             rows.append(row)
             display.advance(task, 1)
             if state.round % execution.checkpoint_every == 0 and state.round < task.experiment.training.rounds:
-                save_checkpoint(folder, Progress(state, rows))
+                checkpoint.save(state, rows)
         assert state is not None
         _check_draws(setting, state.sent, state.draws)
     except Diverged as error:
@@ -126,7 +124,7 @@ def perform(study: Study, task: Task, execution: Execution, compute: Compute, di
         save_model(folder, setting.net.shapes, state.parameters)
     save_rounds(folder, rows)
     write_json(folder / "manifest.json", _manifest(study, task, execution, setting, status, reason, began, len(rows)))
-    (folder / "checkpoint.safetensors").unlink(missing_ok=True)
+    checkpoint.remove()
     display.end(task, status, reason)
     return status
 

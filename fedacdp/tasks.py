@@ -18,6 +18,7 @@ import numpy as np
 import torch
 
 from fedacdp.config import Execution, Experiment
+from fedacdp.data.shared import own_share
 from fedacdp.rounds import NodeFailure, Partial, Setting, WorkFailed, prepare, work
 from fedacdp.wire import pack, unpack
 
@@ -35,7 +36,7 @@ def pack_task(
         folder = folder.absolute()
     scheduled = {"data_dir": str(folder), "device": execution.device}
     about = {"experiment": setting.calibrated, "execution": scheduled, "round": round, "chunks": len(chunks)}
-    return pack(arrays, about | {"code": code() if execution.ray_address else None})
+    return pack(arrays, about | {"share": own_share(), "code": code() if execution.ray_address else None})
 
 
 @cache
@@ -60,7 +61,7 @@ def perform(task: bytes) -> bytes:
                 f"{platform.node()} has other code: fedacdp, strategies, torch and numpy must be the same"
             )
         execution = Execution.model_validate(about["execution"])
-        setting = prepare(Experiment.model_validate_json(about["experiment"]), execution)
+        setting = prepare(Experiment.model_validate_json(about["experiment"]), execution, about["share"])
         for place in range(about["chunks"]):
             partial = work(setting, given["parameters"], about["round"], given[f"{place}/ids"])
             arrays |= {f"{place}/{name}": getattr(partial, name) for name in ("total", "norms", "factors", "acting")}

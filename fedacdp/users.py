@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Iterator
+import math
+import threading
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
+
+_lock = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -70,6 +74,38 @@ class Examples:
         found = hashlib.sha256(np.ascontiguousarray(self.x).data)
         found.update(np.ascontiguousarray(self.y).data)
         return found.hexdigest()
+
+    def changed(self, how: str, change: Callable[[np.ndarray, Schema], np.ndarray]) -> np.ndarray:
+        """change(x, schema), read-only. The results of the last two `how` are kept, which must say all that `change`
+        depends on: a collective's test set is the same in every round."""
+        with _lock:
+            found = self._changes.pop(how, None)
+            if found is None:
+                found = change(self.x, self.schema)
+                found.flags.writeable = False
+            self._changes[how] = found
+            while len(self._changes) > 2:
+                del self._changes[next(iter(self._changes))]
+            return found
+
+    @cached_property
+    def _changes(self) -> dict[str, np.ndarray]:
+        return {}
+
+
+class Space(threading.local):
+    """Memory for one block of records in each thread, used again for every block: fresh pages cost more than filling
+    them. A block in it lasts until the thread asks for the next."""
+
+    def __init__(self) -> None:
+        self._held = np.empty(0, np.float32)
+
+    def block(self, shape: tuple[int, ...]) -> np.ndarray:
+        """An array of float32 with any values in it."""
+        size = math.prod(shape)
+        if len(self._held) < size:
+            self._held = np.empty(size, np.float32)
+        return self._held[:size].reshape(shape)
 
 
 @dataclass(frozen=True)

@@ -55,5 +55,5 @@ class Planting(Strategy):
 
     def success(self, predict: Predict, test: Examples) -> dict[str, float]:
         target = self.target_class(test.schema)
-        hit = predict(self.signal.place(test.x, test.schema)) == target
+        hit = predict(self.signal.marked(test)) == target
         return {"success": float(hit.mean()), "success@not_target": float(hit[test.y != target].mean())}

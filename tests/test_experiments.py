@@ -131,7 +131,7 @@ MISFITS = [
         r"signal\.column.*no column 'age'",
     ),
     ({"strategy": {"name": "poisoning", "to": 3, "source": 3}}, r"strategy\.to = 3"),
-    ({"data__users": 10_000}, r"data\.users = 10000: digits has 14\d\d training records"),
+    ({"data__users": 10_000}, r"data\.users = 10000: digits has only 14\d\d training records"),
     ({"model": {"name": "cnn"}}, 'model.name = "cnn": needs images of at least 14'),
     ({"strategy__members_from": "nobody"}, "strategy.members_from = 'nobody': no such group; there are: "),
     ({"data__partition": "by_column", "data__column": "age"}, "age"),

@@ -11,11 +11,11 @@ from fedacdp.config import PARTS, parts_of
 
 ROOT = Path(__file__).parent.parent
 LAYERS = [
-    {"keys", "users", "parts", "wire"},
+    {"keys", "users", "parts", "wire", "products"},
     {"strategy", "signals", "privacy", "data", "models", "metrics", "sharing", "child"},
     {"config", "grid", "local", "machine"},
     {"rounds"},
-    {"results", "tasks"},
+    {"results", "tasks", "memory", "checkpoint"},
     {"nodes", "study"},
     {"report", "display", "flower"},
     {"cli"},

@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from fedacdp.config import Training, parts_of
 from fedacdp.keys import Key
-from fedacdp.local import dense, general, train_users
+from fedacdp.local import general, train_users
 from fedacdp.local.batches import poisson, shuffled
 from fedacdp.local.dual import DualLayer, pays
 from fedacdp.local.opacus import torch_generator, train_with_opacus
@@ -66,8 +66,8 @@ def test_training_all_users_at_once_equals_a_plain_loop(model, how, ragged):
 
 def test_the_dual_form_is_used_for_wide_dense_layers_and_the_general_form_for_other_networks():
     users = block(shape=(40,))
-    assert dense.sizes(net_of("mlp", users.schema)) == [(64, 40), (4, 64)]
-    assert dense.sizes(net_of("cnn", block(shape=(1, 16, 16)).schema)) is None
+    assert net_of("mlp", users.schema).dense == [(64, 40), (4, 64)]
+    assert net_of("cnn", block(shape=(1, 16, 16)).schema).dense is None
     assert pays(64, 784, 50)
     assert not pays(64, 784, 100)
 

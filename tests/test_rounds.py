@@ -86,7 +86,7 @@ def test_members_can_be_drawn_from_one_natural_group():
 def test_a_collective_changes_its_members_only(strategy):
     setting = prepare(experiment(strategy={**strategy, "alpha": 0.3}), local())
     users = setting.federation.users(np.arange(60), setting.member)
-    changed, acting = act(setting, users, 2)
+    changed, acting = act(setting, setting.federation.users(np.arange(60), setting.member), 2)
     others = ~users.member
     kept = np.isin(users.ids, changed.ids)
     assert kept[others].all()

@@ -13,7 +13,7 @@ from pydantic import Field, PositiveInt, model_validator
 from fedacdp.data.partition import partition
 from fedacdp.keys import Key
 from fedacdp.parts import Part
-from fedacdp.users import Examples, Schema, Users
+from fedacdp.users import Examples, Schema, Space, Users
 
 
 @dataclass(frozen=True)
@@ -31,23 +31,43 @@ class DataSet(Part):
 
     partition: `iid` equal shares at random; `dirichlet` label proportions of each user from Dirichlet(concentration)
     (Hsu et al. 2019, arXiv 1909.06335); `sizes` log-normal numbers of records with log-standard-deviation `spread`;
-    `by_column` each user's records come from one value of the categorical column `column`.
+    `by_column` each user's records come from one value of the categorical column `column`; `resampled` each user draws
+    `records` records from the training part, uniformly with replacement.
+
+    `resampled` simulates a population of any size, also more users than records: users are independent draws from the
+    empirical distribution of the training part (the bootstrap of Efron 1979, Ann. Statist. 7(1)). A record may then be
+    held by several users, or by one user twice. A guarantee per user means what it always means; the guarantee per
+    example of `local_dpsgd` is about one user's copy of a record, not about the person behind all copies of it. Results
+    are about that distribution: many users do not make up for few distinct records.
     """
 
     users: PositiveInt
-    partition: Literal["iid", "dirichlet", "sizes", "by_column"] = "iid"
+    partition: Literal["iid", "dirichlet", "sizes", "by_column", "resampled"] = "iid"
     concentration: float | None = Field(default=None, gt=0)
     spread: float | None = Field(default=None, ge=0)
+    records: PositiveInt | None = None
     column: str | None = None
 
     @model_validator(mode="after")
     def _belong_together(self) -> Self:
-        for knob, way in {"concentration": "dirichlet", "spread": "sizes"}.items():
+        for knob, way in {"concentration": "dirichlet", "spread": "sizes", "records": "resampled"}.items():
             if (getattr(self, knob) is not None) != (self.partition == way):
                 raise ValueError(f'{knob}: must be given if, and only if, partition = "{way}"')
         if self.column is not None and self.partition != "by_column":
             raise ValueError('column: belongs to partition = "by_column"')
         return self
+
+    def check(self, records: int) -> None:
+        """ValueError if a training part of `records` records cannot be cut among so many users."""
+        if self.users > records and self.partition != "resampled":
+            raise ValueError(
+                f"data.users = {self.users}: {self.name} has only {records} training records; "
+                f'partition = "resampled" allows more users'
+            )
+
+    def records_each(self, records: int) -> float:
+        """Records per user, on average, where the training part has `records`."""
+        return records / self.users if self.records is None else float(self.records)
 
     @abstractmethod
     def load(self, folder: Path) -> Source:
@@ -60,14 +80,16 @@ class DataSet(Part):
 
 @dataclass(frozen=True)
 class Federation:
-    """Records of a source, cut among users: user u holds rows `order[offsets[u]:offsets[u + 1]]` of `train`.
-    `group` (U,) text: the natural group of each user, `label=<its most frequent class>` where there is none."""
+    """Records of a source, cut among users: user u holds rows `order[offsets[u]:offsets[u + 1]]` of `train`, and its
+    natural group is `names[code[u]]`. A million users take a few bytes each: `order` and `offsets` are int32 where
+    that is enough, `code` is int16 or int32."""
 
     train: Examples
     test: Examples
     order: np.ndarray
     offsets: np.ndarray
-    group: np.ndarray
+    code: np.ndarray
+    names: np.ndarray
 
     @property
     def schema(self) -> Schema:
@@ -78,21 +100,33 @@ class Federation:
         """Number of records of each user, (U,)."""
         return np.diff(self.offsets)
 
-    def users(self, ids: np.ndarray, member: np.ndarray) -> Users:
-        """The block of these users; `member` (U,) bool belongs to `ids`. Padded to the largest of them."""
-        sizes = self.sizes[ids]
+    @property
+    def group(self) -> np.ndarray:
+        """(U,) text: the natural group of each user, `label=<its most frequent class>` where there is none."""
+        return self.names[self.code]
+
+    def users(self, ids: np.ndarray, member: np.ndarray, space: Space | None = None) -> Users:
+        """The block of these users, a copy, in `space` if given; `member` (U,) bool belongs to `ids`. Padded to the
+        largest of them."""
+        first = self.offsets[ids].astype(np.int64)
+        sizes = self.offsets[ids + 1] - first
         column = np.arange(int(sizes.max(initial=0)))
+        index = first[:, None] + column[None, :]
         mask = column[None, :] < sizes[:, None]
-        index = self.order[np.where(mask, self.offsets[ids][:, None] + column[None, :], 0)]
-        x, y = self.train.x[index], self.train.y[index]
-        x[~mask], y[~mask] = 0, 0
+        ragged = not mask.all()
+        if ragged:
+            index[~mask] = 0
+        rows = self.order[index]
+        x = (space or Space()).block((*rows.shape, *self.schema.shape))
+        # With "raise", numpy would gather into a buffer of its own first; the rows are those of the partition.
+        self.train.x.take(rows, axis=0, out=x, mode="clip")
+        y = self.train.y.take(rows)
+        if ragged:
+            x[~mask], y[~mask] = 0, 0
         return Users(ids, x, y, mask, member, self.schema)
 
 
 def federate(dataset: DataSet, source: Source, key: Key) -> Federation:
     """Cut a source among users, by the data set's fields and the key only. ValueError if it cannot be."""
-    records = len(source.train)
-    if dataset.users > records:
-        raise ValueError(f"data.users = {dataset.users}: {dataset.name} has only {records} training records")
-    order, offsets, group = partition(dataset, source, key)
-    return Federation(source.train, source.test, order, offsets, group)
+    dataset.check(len(source.train))
+    return Federation(source.train, source.test, *partition(dataset, source, key))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -13,33 +13,38 @@ if TYPE_CHECKING:
 
 _TEST_SHARE = 0.2
 _FLOOR = 1e-12
+_DRAWS = 2**18  # numbers in hand at once where users are done block by block
 
 
-def partition(dataset: DataSet, source: Source, key: Key) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Who holds which training record: order (n,), offsets (U+1,), group (U,) text.
+class Shares(NamedTuple):
+    """Who holds which training record: user u holds `order[offsets[u]:offsets[u + 1]]`, its group is
+    `names[code[u]]`."""
 
-    User u holds the records `order[offsets[u]:offsets[u + 1]]`: every record has one holder, every user has at least
-    one record. `group` is the value of the column for `by_column`, else `label=<the user's most frequent class>`. The
-    cut depends on the data set's fields and the key only. ValueError if there are more users than records, or if the
-    column of `by_column` is missing, unknown, or has more values than there are users.
+    order: np.ndarray
+    offsets: np.ndarray
+    code: np.ndarray
+    names: np.ndarray
+
+
+def partition(dataset: DataSet, source: Source, key: Key) -> Shares:
+    """Cut the training records among U users.
+
+    Every record has one holder and every user at least one record; only in `resampled` each of a user's records is any
+    record, whoever else holds it. A group is the value of the column for `by_column`, else `label=<the user's most
+    frequent class>`. The cut depends on the data set's fields and the key only. ValueError if the column of `by_column`
+    is missing, unknown, or has more values than there are users.
     """
     labels, users = source.train.y, dataset.users
-    if users > len(labels):
-        raise ValueError(f"data.users = {users}: {dataset.name} has only {len(labels)} training records")
     key = key.fold("partition")
-    order = key.fold("order").rng().permutation(len(labels))
-    sizes = _equal(len(labels), users)
     if dataset.partition == "by_column":
-        values, record_value = np.unique(_column(dataset, source), return_inverse=True)
-        if users < len(values):
-            raise ValueError(
-                f"data.users = {users}: too few for data.column = {dataset.column!r}, which has {len(values)} groups"
-            )
-        counts = np.bincount(record_value)
-        users_of = _shares(counts, users)
-        sizes = np.concatenate([_equal(int(c), int(m)) for c, m in zip(counts, users_of, strict=True)])
-        order = order[np.argsort(record_value[order], kind="stable")]
-        return order, _offsets(sizes), np.repeat(values, users_of)
+        return _by_column(dataset, source, key)
+    if dataset.partition == "resampled":
+        assert dataset.records is not None
+        order = _drawn(users, dataset.records, len(labels), key.fold("resampled"))
+        sizes = np.full(users, dataset.records)
+    else:
+        order = key.fold("order").rng().permutation(len(labels))
+        sizes = _equal(len(labels), users)
     if dataset.partition == "dirichlet":
         assert dataset.concentration is not None
         counts = _label_counts(labels, sizes, dataset.concentration, key.fold("proportions").rng())
@@ -49,7 +54,8 @@ def partition(dataset: DataSet, source: Source, key: Key) -> tuple[np.ndarray, n
         logs = dataset.spread * key.fold("sizes").rng().standard_normal(users)
         sizes = _shares(np.exp(logs - logs.max()), len(labels))
     names = np.array([f"label={name}" for name in source.train.schema.classes])
-    return order, _offsets(sizes), names[_most_frequent(labels[order], sizes, len(names))]
+    offsets = _offsets(sizes)
+    return Shares(_narrow(order), offsets, _most_frequent(labels, order, offsets, len(names)), names)
 
 
 def held_out(labels: np.ndarray, name: str) -> np.ndarray:
@@ -64,6 +70,34 @@ def held_out(labels: np.ndarray, name: str) -> np.ndarray:
         rows = rng.permutation(np.flatnonzero(labels == label))
         test[rows[: round(_TEST_SHARE * len(rows))]] = True
     return test
+
+
+def _by_column(dataset: DataSet, source: Source, key: Key) -> Shares:
+    """Users in proportion to each value's records, who share these equally."""
+    order = key.fold("order").rng().permutation(len(source.train))
+    names, record_value = np.unique(_column(dataset, source), return_inverse=True)
+    if dataset.users < len(names):
+        raise ValueError(
+            f"data.users = {dataset.users}: too few for data.column = {dataset.column!r}, which has {len(names)} groups"
+        )
+    counts = np.bincount(record_value)
+    users_of = _shares(counts, dataset.users)
+    sizes = np.concatenate([_equal(int(c), int(m)) for c, m in zip(counts, users_of, strict=True)])
+    order = order[np.argsort(record_value[order], kind="stable")]
+    code = np.repeat(np.arange(len(names), dtype=np.int32), users_of)
+    return Shares(_narrow(order), _offsets(sizes), code, names)
+
+
+def _drawn(users: int, records: int, total: int, key: Key) -> np.ndarray:
+    """`records` of `total` records for each user, with replacement, (users * records,). A user's draws depend on the
+    key and its id only: the first users of a larger population are the smaller one, and so are their first records."""
+    drawn = np.empty((users, records), dtype=_kind(total))
+    step = max(1, _DRAWS // records)
+    for first in range(0, users, step):
+        ids = np.arange(first, min(first + step, users))
+        # 53 random bits times n, rounded down: no record's chance is off by more than n / 2^53 of itself.
+        drawn[ids[0] : ids[-1] + 1] = key.uniforms(ids, records) * total
+    return drawn.ravel()
 
 
 def _column(dataset: DataSet, source: Source) -> np.ndarray:
@@ -139,11 +173,27 @@ def _deal(labels: np.ndarray, counts: np.ndarray, order: np.ndarray) -> np.ndarr
     return order[np.argsort(user[order], kind="stable")]
 
 
-def _most_frequent(labels: np.ndarray, sizes: np.ndarray, classes: int) -> np.ndarray:
-    """The most frequent of each user's labels, (U,); the first of those that tie."""
-    user = np.repeat(np.arange(len(sizes)), sizes)
-    return np.bincount(user * classes + labels, minlength=len(sizes) * classes).reshape(-1, classes).argmax(axis=1)
+def _most_frequent(labels: np.ndarray, order: np.ndarray, offsets: np.ndarray, classes: int) -> np.ndarray:
+    """The most frequent of each user's labels, (U,) int16 or int32; the first of those that tie."""
+    found = np.empty(len(offsets) - 1, dtype=np.int16 if classes < 2**15 else np.int32)
+    step = max(1, _DRAWS // classes)
+    for first in range(0, len(found), step):
+        ends = offsets[first : first + step + 1]
+        user = np.repeat(np.arange(len(ends) - 1), np.diff(ends))
+        counts = np.bincount(user * classes + labels[order[ends[0] : ends[-1]]], minlength=(len(ends) - 1) * classes)
+        found[first : first + step] = counts.reshape(-1, classes).argmax(axis=1)
+    return found
 
 
 def _offsets(sizes: np.ndarray) -> np.ndarray:
-    return np.concatenate([[0], np.cumsum(sizes)])
+    offsets = np.zeros(len(sizes) + 1, dtype=_kind(int(sizes.sum())))
+    np.cumsum(sizes, out=offsets[1:])
+    return offsets
+
+
+def _kind(limit: int) -> type[np.signedinteger]:
+    return np.int32 if limit < 2**31 else np.int64
+
+
+def _narrow(order: np.ndarray) -> np.ndarray:
+    return order.astype(_kind(len(order)), copy=False)

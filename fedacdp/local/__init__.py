@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 import torch
 
 from fedacdp.keys import Key
-from fedacdp.local import dense, general
+from fedacdp.local import conv, dense, general, grams
 from fedacdp.local.batches import poisson, shuffled
+from fedacdp.local.conv_plan import plan_of
+from fedacdp.local.dual import pays
 from fedacdp.local.opacus import train_with_opacus
 from fedacdp.local.updates import Stacked, Updates
 from fedacdp.models.base import Net
@@ -19,8 +22,48 @@ if TYPE_CHECKING:
     from fedacdp.config import Training
 
 
+_CACHE = 2**24
+"""Bytes that a block of users may take: about what stays in a processor's cache. The same everywhere, for the bits of a
+sum depend on its blocks."""
+_EVERYBODY = 2**31
+
+
+def block_size(net: Net, shape: tuple[int, ...], records: int, rule: ExampleRule | None, device: str) -> int:
+    """How many users with up to `records` records of `shape` to train at once. A GPU takes a whole chunk."""
+    return _EVERYBODY if device != "cpu" else max(8, _CACHE // (4 * _numbers(net, shape, records, rule)))
+
+
+def training_bytes(
+    net: Net, shape: tuple[int, ...], records: int, batch: int, users: int, rule: ExampleRule | None
+) -> int:
+    """About how many bytes the training of so many users at once takes, in float32; rather more than less."""
+    numbers, fixed = 2 * _numbers(net, shape, records, rule), 0
+    if net.dense is None and plan_of(net, shape) is None:
+        numbers += 3 * batch * net.activations(shape) + 2 * net.size
+        fixed = 3 * general.GRADIENT_BYTES if rule is not None else 0
+    return 4 * users * numbers + fixed
+
+
+def _numbers(net: Net, shape: tuple[int, ...], records: int, rule: ExampleRule | None) -> int:
+    """The numbers that belong to one user: its records, its parameters and their gradients."""
+    if (shapes := net.dense) is None or not pays(*shapes[0], records):
+        return records * math.prod(shape) + 2 * net.size
+    outputs, inputs = shapes[0]
+    upper = net.size - outputs * (inputs + 1)
+    numbers = records * (inputs + 4 * outputs + 2 * records) + 2 * upper
+    if rule is not None:
+        numbers += outputs * (inputs + 1) + 4 * records * outputs + 5 * upper  # noise
+    return numbers
+
+
 def train_users(
-    net: Net, start: torch.Tensor, users: Users, training: Training, rule: ExampleRule | None, key: Key
+    net: Net,
+    start: torch.Tensor,
+    users: Users,
+    training: Training,
+    rule: ExampleRule | None,
+    key: Key,
+    gram: dense.Gram = grams.gram,
 ) -> Updates:
     """Local training of every user of the block from the same parameters `start` (P,), in the precision of `start`.
 
@@ -28,16 +71,23 @@ def train_users(
     """
     if len(users) == 0:
         return Stacked(torch.zeros(0, len(start), dtype=start.dtype, device=start.device))
-    shapes = dense.sizes(net)
+    shapes = net.dense
+    plan = plan_of(net, users.schema.shape) if shapes is None and start.device.type == "cpu" else None
+    lr = training.local_lr
     if rule is None:
         batches = shuffled(users, training.batch, training.local_steps, training.local_epochs, key.fold("order"))
         if shapes is not None:
-            return dense.train(shapes, start, users, batches, training.local_lr)
-        return Stacked(general.sgd(net, start, users, batches, training.local_lr))
+            return dense.train(shapes, start, users, batches, lr, gram)
+        if plan is not None:
+            return Stacked(conv.train(plan, start, users, batches, lr))
+        return Stacked(general.sgd(net, start, users, batches, lr))
     assert training.local_steps is not None
     batches, noise = poisson(users, rule.batch_prob, training.local_steps, key.fold("batches")), key.fold("noise")
-    if shapes is not None and rule.implementation == "vectorised":
-        return dense.train(shapes, start, users, batches, training.local_lr, rule, noise)
-    train = train_with_opacus if rule.implementation == "opacus" else general.dpsgd
-    rows = train(net, start, users, batches, training.local_lr, rule, noise)
-    return Stacked(rows, draws=len(users) * training.local_steps)
+    draws = len(users) * training.local_steps
+    if rule.implementation == "opacus":
+        return Stacked(train_with_opacus(net, start, users, batches, lr, rule, noise), draws)
+    if shapes is not None:
+        return dense.train(shapes, start, users, batches, lr, gram, rule, noise)
+    if plan is not None:
+        return Stacked(conv.train(plan, start, users, batches, lr, rule, noise), draws)
+    return Stacked(general.dpsgd(net, start, users, batches, lr, rule, noise), draws)

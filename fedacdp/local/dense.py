@@ -6,39 +6,41 @@ a wide first layer, the dual form of `dual.py`, which is exact and far cheaper.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cached_property
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
-from torch import nn
 
 from fedacdp.keys import Key
+from fedacdp.local import grams
 from fedacdp.local.batches import Batches
 from fedacdp.local.dual import DualLayer, pays
-from fedacdp.local.general import step_rows, tensors
+from fedacdp.local.general import tensors
 from fedacdp.local.updates import Updates, without_zeros
-from fedacdp.models.base import Net
 from fedacdp.privacy.base import ExampleRule
 from fedacdp.users import Users
 
-Rows = tuple[torch.Tensor, torch.Tensor]
+_aten: Any = torch.ops.aten
+Gram = Callable[[Users, torch.Tensor], torch.Tensor]
+"""Gives the Gram matrices A A^T + 1 of users' records A, (U, n, n), from the users and `inputs` (U, n, d)."""
 
 
 class Layer(Protocol):
     """A dense layer of all users. `below` (U, B, i) are the layer's inputs at a step, `slope` (U, B, o) the gradient at
-    its outputs; the first layer looks its inputs up by `rows`, the index (user, record) of the step's records."""
+    its outputs. A first layer in the dual form knows its inputs: there, `below` is empty."""
 
-    def forward(self, rows: Rows, below: torch.Tensor) -> torch.Tensor:
+    def forward(self, step: int, below: torch.Tensor) -> torch.Tensor:
         """Outputs (U, B, o)."""
 
     def backward(self, slope: torch.Tensor) -> torch.Tensor:
         """The gradient at the inputs, (U, B, i)."""
 
-    def input_squares(self, rows: Rows, below: torch.Tensor) -> torch.Tensor:
+    def input_squares(self, step: int, below: torch.Tensor) -> torch.Tensor:
         """|input|^2 + 1 per record, (U, B): |slope|^2 times it is the squared norm of an example's gradient."""
 
-    def step(self, rows: Rows, below: torch.Tensor, slope: torch.Tensor, rate: float) -> None:
+    def step(self, step: int, below: torch.Tensor, slope: torch.Tensor, rate: float) -> None:
         """Move by -rate * sum over the records of slope (input, 1)^T."""
 
     def draws(self, steps: int) -> int:
@@ -60,52 +62,48 @@ class Layer(Protocol):
         """Every user's change, weights then bias, (U, o (i + 1))."""
 
 
-def sizes(net: Net) -> list[tuple[int, int]] | None:
-    """(outputs, inputs) of each layer of a net that is Flatten, Linear, ReLU, Linear, ...; None for anything else."""
-    layers = list(net.module) if isinstance(net.module, nn.Sequential) else []
-    expected = [nn.Flatten, nn.Linear] + [nn.ReLU, nn.Linear] * ((len(layers) - 2) // 2)
-    if [type(layer) for layer in layers] != expected or any(getattr(layer, "bias", 0) is None for layer in layers):
-        return None
-    return [(layer.out_features, layer.in_features) for layer in layers if isinstance(layer, nn.Linear)]
-
-
 def train(
     shapes: list[tuple[int, int]],
     start: torch.Tensor,
     users: Users,
     batches: Batches,
     lr: float,
+    gram: Gram = grams.gram,
     rule: ExampleRule | None = None,
     key: Key | None = None,
 ) -> Updates:
     """All steps of all users: SGD on the mean cross entropy of each batch, or DP-SGD under `rule`, noise from `key`."""
     x, y = tensors(users, start)
-    steps = batches.index.shape[1]
-    layers = _layers(shapes, start, x.flatten(2), users)
+    index = torch.from_numpy(batches.index).to(start.device)
+    layers = _layers(shapes, start, users, x.flatten(2), index, gram)
+    steps = index.shape[1]
     noise = _normals(layers, users, steps, key, start) if rule and rule.noise_multiplier and key else None
-    chosen = torch.from_numpy(batches.weight if rule is None else batches.chosen).to(start)
+    weights = torch.from_numpy(batches.weight if rule is None else batches.chosen).to(start)
+    labels = y.gather(1, index.flatten(1)).view(index.shape)
+    truth = torch.zeros(*index.shape, shapes[-1][0], dtype=start.dtype, device=start.device)
+    truth.scatter_(3, labels[..., None], 1.0)
     rate = lr if rule is None else lr / rule.batch
-    classes = torch.arange(shapes[-1][0], device=x.device)
+    seen = None if isinstance(layers[0], DualLayer) else x.flatten(2)
     for step in range(steps):
-        rows = step_rows(batches, step, start)
-        inputs = [torch.empty(0)]
+        inputs = [torch.empty(0) if seen is None else _records(seen, index[:, step])]
         for layer in layers[:-1]:
-            inputs.append(layer.forward(rows, inputs[-1]).relu_())
-        slope = layers[-1].forward(rows, inputs[-1]).softmax(-1)
-        slope -= (y[rows][..., None] == classes).to(x.dtype)
-        slopes = [slope]
+            inputs.append(layer.forward(step, inputs[-1]).relu_())
+        slopes = [_softmax(layers[-1].forward(step, inputs[-1])).sub_(truth[:, step])]
         for layer, below in zip(reversed(layers[1:]), reversed(inputs[1:]), strict=True):
-            slopes.insert(0, layer.backward(slopes[0]).mul_(below > 0))
-        weight = chosen[:, step]
+            slope = layer.backward(slopes[0])
+            slopes.insert(0, _aten.threshold_backward.grad_input(slope, below, 0, grad_input=slope))
+        weight = weights[:, step]
         if rule is not None:
             norms = torch.zeros_like(weight)
             for layer, slope, below in zip(layers, slopes, inputs, strict=True):
-                norms.addcmul_(slope.square().sum(-1), layer.input_squares(rows, below))
+                norms.addcmul_(torch.linalg.vecdot(slope, slope), layer.input_squares(step, below))
             norms.sqrt_()
-            weight = torch.where(norms.isfinite(), weight * (rule.clip_norm / norms.clamp(min=rule.clip_norm)), 0.0)
-            slopes = [torch.where(norms.isfinite()[..., None], slope, 0.0) for slope in slopes]
+            finite = norms.isfinite()
+            weight = torch.where(finite, weight * (rule.clip_norm / norms.clamp(min=rule.clip_norm)), 0.0)
+            if not finite.all():
+                slopes = [torch.where(finite[..., None], slope, 0.0) for slope in slopes]
         for layer, slope, below in zip(layers, slopes, inputs, strict=True):
-            layer.step(rows, below, slope.mul_(weight[..., None]), rate)
+            layer.step(step, below, slope.mul_(weight[..., None]), rate)
         if noise is not None and rule is not None:
             for layer, mine in zip(layers, noise, strict=True):
                 layer.add_noise(mine, step, steps, -rate * rule.noise_multiplier * rule.clip_norm)
@@ -134,51 +132,60 @@ class DenseUpdates(Updates):
 
 
 class CopiedLayer:
-    """A layer with a copy of its weights per user, `matrix` (U, o, i + 1), the bias in the last column."""
+    """A layer with a copy of its weights per user, `matrix` (U, o, i) and `bias` (U, o)."""
 
-    def __init__(self, weights: torch.Tensor, bias: torch.Tensor, users: int, inputs: torch.Tensor | None = None):
-        self.shared = torch.cat([weights, bias[:, None]], dim=1)
-        self.matrix = self.shared.repeat(users, 1, 1)
-        self.inputs = inputs
+    def __init__(self, weights: torch.Tensor, bias: torch.Tensor, users: int):
+        self.shared, self.shared_bias = weights, bias
+        self.matrix, self.bias = weights.repeat(users, 1, 1), bias.repeat(users, 1)
 
-    def _below(self, rows: Rows, below: torch.Tensor) -> torch.Tensor:
-        return below if self.inputs is None else self.inputs[rows]
-
-    def forward(self, rows: Rows, below: torch.Tensor) -> torch.Tensor:
-        return torch.baddbmm(self.matrix[:, None, :, -1], self._below(rows, below), self.matrix[:, :, :-1].mT)
+    def forward(self, step: int, below: torch.Tensor) -> torch.Tensor:
+        return torch.baddbmm(self.bias[:, None], below, self.matrix.mT)
 
     def backward(self, slope: torch.Tensor) -> torch.Tensor:
-        return torch.bmm(slope, self.matrix[:, :, :-1])
+        return torch.bmm(slope, self.matrix)
 
-    def input_squares(self, rows: Rows, below: torch.Tensor) -> torch.Tensor:
-        return self._below(rows, below).square().sum(-1) + 1
+    def input_squares(self, step: int, below: torch.Tensor) -> torch.Tensor:
+        return torch.linalg.vecdot(below, below) + 1
 
-    def step(self, rows: Rows, below: torch.Tensor, slope: torch.Tensor, rate: float) -> None:
-        self.matrix[:, :, :-1].baddbmm_(slope.mT, self._below(rows, below), alpha=-rate)
-        self.matrix[:, :, -1].sub_(slope.sum(1), alpha=rate)
+    def step(self, step: int, below: torch.Tensor, slope: torch.Tensor, rate: float) -> None:
+        self.matrix.baddbmm_(slope.mT, below, alpha=-rate)
+        self.bias.sub_(slope.sum(1), alpha=rate)
 
     def draws(self, steps: int) -> int:
-        return steps * self.shared.numel()
+        return steps * (self.shared.numel() + len(self.shared_bias))
 
     def add_noise(self, noise: torch.Tensor, step: int, steps: int, scale: float) -> None:
-        self.matrix.add_(noise.view(len(noise), steps, *self.shared.shape)[:, step], alpha=scale)
+        mine = noise.unflatten(1, (steps, -1))[:, step]
+        self.matrix.add_(mine[:, : self.shared.numel()].unflatten(1, self.shared.shape), alpha=scale)
+        self.bias.add_(mine[:, self.shared.numel() :], alpha=scale)
 
     def finish(self) -> None:
         self.matrix -= self.shared
+        self.bias -= self.shared_bias
 
     def squares(self) -> torch.Tensor:
-        return self.matrix.square().sum((1, 2), dtype=torch.float64)
+        squares = (torch.linalg.vecdot(part.flatten(1), part.flatten(1)) for part in (self.matrix, self.bias))
+        return sum(squares, torch.zeros(())).double()
 
     def total(self, factors: np.ndarray) -> torch.Tensor:
-        weights, matrix = without_zeros(factors, self.matrix)
-        total = (weights.to(matrix) @ matrix.flatten(1)).view_as(self.shared)
-        return torch.cat([total[:, :-1].flatten(), total[:, -1]])
+        found = []
+        for part in (self.matrix, self.bias):
+            weights, kept = without_zeros(factors, part)
+            found.append(weights.to(kept) @ kept.flatten(1))
+        return torch.cat(found)
 
     def stack(self) -> torch.Tensor:
-        return torch.cat([self.matrix[:, :, :-1].flatten(1), self.matrix[:, :, -1]], dim=1)
+        return torch.cat([self.matrix.flatten(1), self.bias], dim=1)
 
 
-def _layers(shapes: list[tuple[int, int]], start: torch.Tensor, inputs: torch.Tensor, users: Users) -> list[Layer]:
+def _layers(
+    shapes: list[tuple[int, int]],
+    start: torch.Tensor,
+    users: Users,
+    inputs: torch.Tensor,
+    index: torch.Tensor,
+    gram: Gram,
+) -> list[Layer]:
     layers: list[Layer] = []
     first = 0
     for place, (outputs, width) in enumerate(shapes):
@@ -186,22 +193,35 @@ def _layers(shapes: list[tuple[int, int]], start: torch.Tensor, inputs: torch.Te
         bias = start[first + outputs * width : first + outputs * (width + 1)]
         first += outputs * (width + 1)
         if place == 0 and pays(outputs, width, inputs.shape[1]):
-            layers.append(DualLayer(weights, bias, inputs, torch.from_numpy(users.mask).to(start)))
+            layers.append(DualLayer(weights, bias, inputs, gram(users, inputs), index))
         else:
-            layers.append(CopiedLayer(weights, bias, len(inputs), inputs if place == 0 else None))
+            layers.append(CopiedLayer(weights, bias, len(inputs)))
     return layers
+
+
+def _records(seen: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
+    """The records (U, B, d) at the positions `index` (U, B) of `seen` (U, n, d)."""
+    rows = torch.arange(len(seen), device=seen.device)[:, None] * seen.shape[1] + index
+    return seen.flatten(0, 1).index_select(0, rows.flatten()).view(*index.shape, -1)
+
+
+def _softmax(logits: torch.Tensor) -> torch.Tensor:
+    """Softmax over the last dimension, in place: five times as fast as torch's for few classes."""
+    logits -= logits.amax(-1, keepdim=True)
+    logits.exp_()
+    logits /= logits.sum(-1, keepdim=True)
+    return logits
 
 
 def _normals(layers: list[Layer], users: Users, steps: int, key: Key, like: torch.Tensor) -> list[torch.Tensor]:
     """Each layer's standard normals, (U, draws), one stream per user; the first layer's come last in it, because in
-    the dual form their number, and so what comes after them, depends on the number of records."""
+    the dual form a user with fewer records needs fewer."""
     counts = [layer.draws(steps) for layer in layers[1:] + layers[:1]]
-    mine = users.mask.sum(1)
-    found = np.zeros((len(users), sum(counts)), np.float32)
-    for row, user in enumerate(users.ids):
-        used = sum(counts)
-        if isinstance(layers[0], DualLayer):
-            used -= layers[0].unused(int(mine[row]), steps)
-        key.fold(int(user)).rng().standard_normal(used, np.float32, out=found[row, :used])
+    used = np.full(len(users), sum(counts))
+    if isinstance(layers[0], DualLayer):
+        used -= [layers[0].unused(int(size), steps) for size in users.mask.sum(1)]
+    found = key.normals(users.ids, used)
+    if found.shape[1] < sum(counts):
+        found = np.pad(found, ((0, 0), (0, sum(counts) - found.shape[1])))
     pieces = torch.from_numpy(found).to(like).split(counts, dim=1)
     return [pieces[-1], *pieces[:-1]]

@@ -6,16 +6,19 @@ on the user's own records is A W0^T + b0 + K c with the Gram matrix K = A A^T + 
 n h B instead of d h B, the shared part A W0^T is one large product for all users, and so is the sum of all updates,
 sum_u f_u c_u^T A_u.
 
-DP-SGD adds noise Z_s (h, d + 1) to the layer at each step. It feeds back only through (A, 1) Z_s^T, which is Gaussian
-with row covariance K and independent columns: R g_s with R R^T = K and g_s (n, h) standard normal. What lies outside
-the span of the rows of (A, 1) feeds back into nothing and is needed in the released update only: one draw Z (h, d + 1)
-with the variance of all S steps, its part inside the span taken out. With y = (A, 1) Z^T the released noise is
+Steps are done in segments. For all steps of a segment the batches' outputs are laid out one after another, so that a
+step works on slices: it adds what the segment's earlier steps moved. At the end of a segment its coefficients are added
+to their records'. A record that comes twice in a segment is two rows there, which is as exact.
 
-    sqrt(S) Z + c^T (A, 1),    c = R^-T (sum_s g_s - sqrt(S) R^-1 y),
+DP-SGD adds noise Z_s (h, d + 1) to the layer at each of S steps. What is released is their sum N, one draw of variance
+S. What feeds back is the noise so far on the user's own records, y_s = (A, 1) (Z_1 + ... + Z_s)^T, and given N this is
+a Brownian bridge with row covariance K (R R^T = K, g_s (n, h) standard normal):
 
-equal in distribution to sum_s Z_s together with everything that fed back. R is the Cholesky factor of K plus a ridge
-of 1e-5 of its mean diagonal (1e-12 in float64), so that singular K (equal records) work: that much, relatively, is the
-variance off.
+    y_0 = 0,  y_{s+1} = y_s + (y_S - y_s) / (S - s) + sqrt((S - s - 1) / (S - s)) R g_s,  y_S = (A, 1) N^T.
+
+Equal in distribution to S literal draws, with h (d + 1) + (S - 1) n h normals instead of S h (d + 1). R is the Cholesky
+factor of K plus a ridge of 1e-5 of its largest diagonal element (1e-12 in float64), so that singular K (equal records)
+work: that much, relatively, is the variance of the bridge off; that of the released noise is exact.
 """
 
 from __future__ import annotations
@@ -26,8 +29,7 @@ import numpy as np
 import torch
 
 from fedacdp.local.updates import without_zeros
-
-Rows = tuple[torch.Tensor, torch.Tensor]
+from fedacdp.products import each_linear, linear
 
 
 def pays(outputs: int, inputs: int, records: int) -> bool:
@@ -36,94 +38,139 @@ def pays(outputs: int, inputs: int, records: int) -> bool:
 
 
 class DualLayer:
-    """A first layer as coefficients `moved` (U, n, h) on the inputs (U, n, d); `mask` (U, n) is 1 for records."""
+    """A first layer as coefficients `moved` (U, n, h) on the inputs (U, n, d) with Gram matrices `gram` (U, n, n); the
+    batches are `index` (U, S, B)."""
 
-    def __init__(self, weights: torch.Tensor, bias: torch.Tensor, inputs: torch.Tensor, mask: torch.Tensor):
-        self.inputs, self.mask = inputs, mask
-        self.outputs = torch.addmm(bias, inputs.flatten(0, 1), weights.T).unflatten(0, inputs.shape[:2])
-        self.gram = torch.baddbmm(torch.ones((), dtype=inputs.dtype, device=inputs.device), inputs, inputs.mT)
+    def __init__(
+        self, weights: torch.Tensor, bias: torch.Tensor, inputs: torch.Tensor, gram: torch.Tensor, index: torch.Tensor
+    ):
+        users, records, _ = inputs.shape
+        _, self.steps, self.batch = index.shape
+        self.inputs, self.gram, self.index = inputs, gram, index
+        self.first = torch.arange(users, device=inputs.device)[:, None] * records
+        self.outputs = linear(inputs.flatten(0, 1), weights, bias).view(users, records, -1)
         self.moved = torch.zeros_like(self.outputs)
-        self.noise: _SpanNoise | None = None
+        self.segment = min(self.steps, max(1, 3 * records // (2 * self.batch)))
+        self.noise: _Bridge | None = None
 
-    def forward(self, rows: Rows, below: torch.Tensor) -> torch.Tensor:
-        fixed = self.outputs if self.noise is None else self.noise.outputs
-        return torch.baddbmm(fixed[rows], self.gram[rows], self.moved)
+    def forward(self, step: int, below: torch.Tensor) -> torch.Tensor:
+        place = step % self.segment * self.batch
+        if place == 0:
+            self._begin(step)
+        out = self.slots[:, place : place + self.batch]
+        if place:
+            out.baddbmm_(self.kernel[:, place : place + self.batch, :place], self.coefficients[:, :place])
+        if self.noise is not None:
+            rows = self.rows[:, place : place + self.batch].flatten()
+            out += self.noise.now.flatten(0, 1).index_select(0, rows).view(out.shape)
+        return out
 
     def backward(self, slope: torch.Tensor) -> torch.Tensor:
         raise AssertionError("nothing lies below the first layer")
 
-    def input_squares(self, rows: Rows, below: torch.Tensor) -> torch.Tensor:
-        return self.gram.diagonal(dim1=1, dim2=2)[rows]
+    def input_squares(self, step: int, below: torch.Tensor) -> torch.Tensor:
+        return self.gram.diagonal(dim1=1, dim2=2).gather(1, self.index[:, step])
 
-    def step(self, rows: Rows, below: torch.Tensor, slope: torch.Tensor, rate: float) -> None:
-        self.moved.scatter_add_(1, rows[1][..., None].expand_as(slope), slope * -rate)
+    def step(self, step: int, below: torch.Tensor, slope: torch.Tensor, rate: float) -> None:
+        place = step % self.segment * self.batch
+        torch.mul(slope, -rate, out=self.coefficients[:, place : place + self.batch])
+        if step + 1 == self.steps or place + self.batch == self.segment * self.batch:
+            self._end(step, place + self.batch)
+
+    def _begin(self, step: int) -> None:
+        """Lay out the steps of a segment."""
+        index = self.index[:, step : step + self.segment].flatten(1)
+        self.rows = self.first + index
+        users, slots = index.shape
+        self.slots = self.outputs.flatten(0, 1).index_select(0, self.rows.flatten()).view(users, slots, -1)
+        if self.segment > 1:
+            kernel = self.gram.flatten(0, 1).index_select(0, self.rows.flatten()).view(users, slots, -1)
+            self.kernel = kernel.gather(2, index[:, None].expand(-1, slots, -1))
+        self.coefficients = torch.empty_like(self.slots)
+
+    def _end(self, step: int, slots: int) -> None:
+        """Add a segment's coefficients to their records', and what they moved to the outputs."""
+        rows, added = self.rows[:, :slots].flatten(), self.coefficients[:, :slots].flatten(0, 1)
+        if step + 1 < self.steps:
+            moved = torch.zeros_like(self.moved)
+            moved.flatten(0, 1).index_add_(0, rows, added)
+            self.outputs.baddbmm_(self.gram, moved)
+            self.moved += moved
+        else:
+            self.moved.flatten(0, 1).index_add_(0, rows, added)
 
     def draws(self, steps: int) -> int:
-        """Normals per user: one (h, d + 1) for outside the span, and (n, S, h) for inside."""
+        """Normals per user: the released noise, and a bridge of S - 1 steps."""
         (_, records, inputs), outputs = self.inputs.shape, self.outputs.shape[2]
-        return outputs * (inputs + 1) + records * steps * outputs
+        return outputs * (inputs + 1) + records * (steps - 1) * outputs
 
     def unused(self, records: int, steps: int) -> int:
         """How many of these a user with `records` records does not need: they come last."""
-        return (self.inputs.shape[1] - records) * steps * self.outputs.shape[2]
+        return (self.inputs.shape[1] - records) * (steps - 1) * self.outputs.shape[2]
 
     def add_noise(self, noise: torch.Tensor, step: int, steps: int, scale: float) -> None:
         if self.noise is None:
-            self.noise = _SpanNoise(self, noise, steps, scale)
-        self.noise.add(step)
+            self.noise = _Bridge(self, noise, steps, scale)
+        if step + 1 < steps:
+            self.noise.advance(step)
 
     def finish(self) -> None:
-        if self.noise is not None:
-            self.moved = self.moved + self.noise.coefficients()
+        """Nothing is left to do."""
 
     def squares(self) -> torch.Tensor:
-        squares = (torch.bmm(self.gram, self.moved) * self.moved).sum((1, 2), dtype=torch.float64)
+        squares = _dot(torch.bmm(self.gram, self.moved), self.moved)
         if self.noise is not None:
-            squares += 2 * (self.noise.seen * self.moved).sum((1, 2), dtype=torch.float64)
-            squares += self.noise.outside.square().sum((1, 2), dtype=torch.float64)
+            squares += 2 * _dot(self.noise.seen, self.moved) + _dot(self.noise.released, self.noise.released)
         return squares
 
     def total(self, factors: np.ndarray) -> torch.Tensor:
         weights, moved = without_zeros(factors, self.moved)
-        scaled = moved * weights.to(moved)[:, None, None]
-        total = scaled.flatten(0, 1).T @ without_zeros(factors, self.inputs)[1].flatten(0, 1)
-        bias = scaled.sum((0, 1))
+        scaled = (moved * weights.to(moved)[:, None, None]).flatten(0, 1)
+        inputs = without_zeros(factors, self.inputs)[1].flatten(0, 1)
+        flat = torch.cat([linear(scaled.T, inputs.T).flatten(), scaled.sum(0)])
         if self.noise is not None:
-            weights, outside = without_zeros(factors, self.noise.outside)
-            noise = (weights.to(outside) @ outside.flatten(1)).view_as(outside[0])
-            total, bias = total + noise[:, :-1], bias + noise[:, -1]
-        return torch.cat([total.flatten(), bias])
+            weights, released = without_zeros(factors, self.noise.released)
+            flat += weights.to(released) @ released
+        return flat
 
     def stack(self) -> torch.Tensor:
-        weights, bias = torch.bmm(self.moved.mT, self.inputs), self.moved.sum(1)
-        if self.noise is not None:
-            weights, bias = weights + self.noise.outside[:, :, :-1], bias + self.noise.outside[:, :, -1]
-        return torch.cat([weights.flatten(1), bias], dim=1)
+        rows = torch.cat([torch.bmm(self.moved.mT, self.inputs).flatten(1), self.moved.sum(1)], dim=1)
+        return rows if self.noise is None else rows + self.noise.released
 
 
-class _SpanNoise:
-    """The noise of DP-SGD on a dual layer. `outputs` (U, n, h): the fixed part of the layer's outputs with the noise so
-    far; `outside` (U, h, d + 1): scale sqrt(S) Z; `seen` (U, n, h): (A, 1) times its transpose."""
+class _Bridge:
+    """The noise of DP-SGD on a dual layer: `released` (U, h d + h) in all, `seen` (U, n, h) its part on the user's own
+    records, `now` (U, n, h) the noise so far on them."""
 
     def __init__(self, layer: DualLayer, normals: torch.Tensor, steps: int, scale: float):
         users, records, inputs = layer.inputs.shape
-        wide, self.scale, self.outputs = layer.outputs.shape[2] * (inputs + 1), scale, layer.outputs
-        self.outside = normals[:, :wide].view(users, -1, inputs + 1) * (scale * math.sqrt(steps))
-        self.inside = normals[:, wide:].view(users, records, steps, -1)
-        self.seen = torch.baddbmm(self.outside[:, None, :, -1], layer.inputs, self.outside[:, :, :-1].mT)
-        gram = layer.gram * layer.mask[:, :, None] * layer.mask[:, None, :]
-        diagonal = gram.diagonal(dim1=1, dim2=2)
-        ridge = (1e-12 if gram.dtype == torch.float64 else 1e-5) * diagonal.mean(1, keepdim=True).clamp(min=1e-30)
-        diagonal += torch.where(layer.mask > 0, ridge, 1.0)
-        self.root = torch.linalg.cholesky(gram)
-        self.mask = layer.mask
+        outputs = layer.outputs.shape[2]
+        wide = outputs * (inputs + 1)
+        self.steps, self.scale = steps, scale
+        self.released = normals[:, :wide].mul_(scale * math.sqrt(steps))
+        self.normals = normals[:, wide:].view(users, records, steps - 1, outputs)
+        self.seen = each_linear(layer.inputs, self.released[:, : outputs * inputs].view(users, outputs, inputs))
+        self.seen += self.released[:, None, outputs * inputs :]
+        self.now = torch.zeros_like(self.seen)
+        if steps > 1:
+            self.root = _root(layer.gram)
 
-    def add(self, step: int) -> None:
-        """Let the noise of a step into the outputs."""
-        self.outputs = torch.baddbmm(self.outputs, self.root, self.inside[:, :, step], alpha=self.scale)
+    def advance(self, step: int) -> None:
+        """Let the noise of a step in."""
+        left = self.steps - step
+        self.now += (self.seen - self.now) / left
+        self.now.baddbmm_(self.root, self.normals[:, :, step], alpha=self.scale * math.sqrt((left - 1) / left))
 
-    def coefficients(self) -> torch.Tensor:
-        """What to add to the coefficients so that, with `outside`, the released noise is that of all steps."""
-        drawn = self.inside.sum(2) * self.scale
-        known = torch.linalg.solve_triangular(self.root, self.seen * self.mask[:, :, None], upper=False)
-        return torch.linalg.solve_triangular(self.root.mT, drawn - known, upper=True) * self.mask[:, :, None]
+
+def _root(gram: torch.Tensor) -> torch.Tensor:
+    """The Cholesky factor of Gram matrices (U, n, n) with a ridge; those that are not finite give NaN, as they must."""
+    ridge = (1e-12 if gram.dtype == torch.float64 else 1e-5) * gram.diagonal(dim1=1, dim2=2).amax(1)
+    finite = ridge.isfinite()
+    ridged = torch.where(finite[:, None, None], gram, 0.0)
+    ridged.diagonal(dim1=1, dim2=2).add_(torch.where(finite, ridge, 1.0)[:, None])
+    return torch.where(finite[:, None, None], torch.linalg.cholesky(ridged), torch.nan)
+
+
+def _dot(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
+    """Inner products, user by user, (U,) float64."""
+    return torch.linalg.vecdot(left.flatten(1), right.flatten(1)).double()

@@ -13,7 +13,7 @@ from fedacdp.models.base import Net
 from fedacdp.privacy.base import ExampleRule
 from fedacdp.users import Users
 
-_GRADIENT_BYTES = 2**28  # per-example gradients held at once
+GRADIENT_BYTES = 2**28  # per-example gradients held at once
 
 
 def sgd(net: Net, start: torch.Tensor, users: Users, batches: Batches, lr: float) -> torch.Tensor:
@@ -40,7 +40,7 @@ def dpsgd(
     net: Net, start: torch.Tensor, users: Users, batches: Batches, lr: float, rule: ExampleRule, key: Key
 ) -> torch.Tensor:
     """DP-SGD steps of all users, (U, P), as many users at once as their per-example gradients fit in memory."""
-    rows_each = max(1, _GRADIENT_BYTES // (len(start) * start.element_size() * batches.index.shape[2]))
+    rows_each = max(1, GRADIENT_BYTES // (len(start) * start.element_size() * batches.index.shape[2]))
     blocks = [slice(first, first + rows_each) for first in range(0, len(users), rows_each)]
     return torch.cat(
         [

@@ -10,9 +10,11 @@ from functools import cached_property
 import numpy as np
 import torch
 from torch import nn
+from torch.utils.dlpack import from_dlpack
 
 from fedacdp.keys import Key
 from fedacdp.parts import Part
+from fedacdp.products import linear
 from fedacdp.users import Schema
 
 
@@ -49,6 +51,26 @@ class Net:
         """P, the number of parameters."""
         return sum(math.prod(shape) for shape in self.shapes.values())
 
+    @cached_property
+    def dense(self) -> list[tuple[int, int]] | None:
+        """(outputs, inputs) of each layer of a net that is Flatten, Linear, ReLU, Linear, ...; None for all others."""
+        layers = list(self.module) if isinstance(self.module, nn.Sequential) else []
+        expected = [nn.Flatten, nn.Linear] + [nn.ReLU, nn.Linear] * ((len(layers) - 2) // 2)
+        if [type(layer) for layer in layers] != expected or any(getattr(layer, "bias", 0) is None for layer in layers):
+            return None
+        return [(layer.out_features, layer.in_features) for layer in layers if isinstance(layer, nn.Linear)]
+
+    def activations(self, shape: tuple[int, ...]) -> int:
+        """How many numbers the layers without layers of their own give for one record of `shape`, in all."""
+        found = [0]
+        layers = [layer for layer in self.module.modules() if not any(True for _ in layer.children())]
+        hooks = [layer.register_forward_hook(lambda _, __, out: found.append(out.numel())) for layer in layers]
+        with torch.device("meta"):
+            self.module(torch.empty(1, *shape))
+        for hook in hooks:
+            hook.remove()
+        return sum(found)
+
     def unflatten(self, flat: torch.Tensor) -> dict[str, torch.Tensor]:
         """Views of flat (..., P) by name: (..., *shape)."""
         pieces = flat.split([math.prod(shape) for shape in self.shapes.values()], dim=-1)
@@ -65,9 +87,10 @@ class Net:
     def predict(self, flat: np.ndarray, x: np.ndarray, block: int = 2048) -> np.ndarray:
         """The most likely class of each record, (m,) int64, from flat parameters (P,), a block of records at a time."""
         parameters = self.unflatten(torch.from_numpy(flat))
-        with torch.no_grad():
+        logits = self.logits if self.dense is None else _dense_logits
+        with torch.no_grad():  # from_dlpack, because from_numpy warns of records that are read-only
             found = [
-                self.logits(parameters, torch.from_numpy(x[first : first + block])).argmax(-1)
+                logits(parameters, from_dlpack(x[first : first + block])).argmax(-1)
                 for first in range(0, len(x), block)
             ]
         return torch.cat(found).numpy() if found else np.zeros(0, np.int64)
@@ -81,6 +104,15 @@ class Net:
                 full = f"{path}.{name}" if path else name
                 values[full] = _initial(layer, name, tuple(parameter.shape), rng)
         return np.concatenate([values[name].ravel() for name in self.shapes]).astype(np.float32)
+
+
+def _dense_logits(parameters: dict[str, torch.Tensor], x: torch.Tensor) -> torch.Tensor:
+    """As `Net.logits` for a dense net, without autograd."""
+    values = list(parameters.values())
+    x = linear(x.flatten(1), values[0], values[1])
+    for weights, bias in zip(values[2::2], values[3::2], strict=True):
+        x = linear(x.relu_(), weights, bias)
+    return x
 
 
 def _initial(layer: nn.Module, name: str, shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
