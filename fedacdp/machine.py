@@ -32,7 +32,7 @@ def schedule(experiments: Sequence[Experiment], asked: dict[str, Any]) -> tuple[
         _within(given, "nodes", count, machine)
         if "nodes" not in given and count < Execution.model_fields["nodes"].default:
             given["nodes"] = count
-            notes.append(f"--nodes = {count}: {machine}")
+            notes.append(f"--nodes = {count} instead of {Execution.model_fields['nodes'].default}: {machine}")
     execution = _execution(given)
     _check_engine(execution)
     _check_gpus(execution)

@@ -279,7 +279,7 @@ def test_a_default_that_does_not_fit_is_reduced_with_a_note_and_not_refused(monk
     monkeypatch.setattr("fedacdp.machine.cores", lambda: 1)
     execution, notes = schedule([experiment()], {"nodes": None, "chunk": None, "jobs": 2})
     assert (execution.nodes, execution.chunk, execution.jobs) == (1, 256, 2)
-    assert notes == ["--nodes = 1: this machine has 1 CPU core"]
+    assert notes == ["--nodes = 1 instead of 2: this machine has 1 CPU core"]
     with pytest.raises(ConfigError, match=r"--nodes = 2: must be between 1 and 1; this machine has 1 CPU core$"):
         schedule([experiment()], {"nodes": 2})
     assert schedule([experiment()], {"ray_address": "head:6379"}) == (Execution(ray_address="head:6379"), [])
