@@ -8,8 +8,10 @@ little to call. Which it is depends on shapes only, never on time, so that resul
 from __future__ import annotations
 
 import platform
+from collections.abc import Callable
 
 import numpy as np
+import threadpoolctl
 import torch
 from torch.nn import functional as F
 
@@ -20,6 +22,19 @@ _ONEDNN = (
 )
 _LARGE = 2**22
 """Multiplications from which oneDNN's call, 15 microseconds, does not count."""
+
+
+def one_thread() -> Callable[[], None]:
+    """Let all products of this process be made by one thread each, so that their bits do not depend on the machine;
+    gives what puts it back."""
+    before, blas = torch.get_num_threads(), threadpoolctl.threadpool_limits(1, "blas")
+    torch.set_num_threads(1)
+
+    def put_back() -> None:
+        blas.restore_original_limits()
+        torch.set_num_threads(before)
+
+    return put_back
 
 
 def linear(x: torch.Tensor, weights: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:

@@ -15,13 +15,13 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
-import torch
 
 from fedacdp.checkpoint import Checkpoint
 from fedacdp.config import ConfigError, Execution, Experiment
 from fedacdp.grid import Study, find_study
 from fedacdp.privacy import accounting
 from fedacdp.privacy.base import Noisy
+from fedacdp.products import one_thread
 from fedacdp.results import (
     manifest_of,
     save_model,
@@ -230,9 +230,8 @@ class Quiet:
 @contextmanager
 def here(execution: Execution) -> Iterator[Compute]:
     """The engine `local`: every chunk in this process, on one thread so that it gives the bits of any other engine."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
+    put_back = one_thread()
     try:
         yield compute_here
     finally:
-        torch.set_num_threads(before)
+        put_back()

@@ -19,6 +19,7 @@ import torch
 
 from fedacdp.config import Execution, Experiment
 from fedacdp.data.shared import own_share
+from fedacdp.products import one_thread
 from fedacdp.rounds import NodeFailure, Partial, Setting, WorkFailed, prepare, work
 from fedacdp.wire import pack, unpack
 
@@ -50,9 +51,15 @@ def code() -> str:
     return digest.hexdigest()
 
 
+@cache
+def _threads() -> None:
+    """Once in a process: Ray and the cluster's owner allow other numbers of threads."""
+    one_thread()
+
+
 def perform(task: bytes) -> bytes:
     """Do a task in this process and pack the answer; what is raised becomes the answer. What it loads is kept."""
-    torch.set_num_threads(1)  # bits must not depend on the machine; Ray would allow as many threads as a node has CPUs
+    _threads()
     arrays: dict[str, np.ndarray] = {}
     try:
         given, about = unpack(task)

@@ -8,16 +8,17 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 
 from fedacdp.config import Execution, Experiment, experiment_from
+from fedacdp.products import one_thread
 from fedacdp.rounds import Compute, Setting, run
 from fedacdp.users import Schema, Users
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> None:
-    torch.set_num_threads(1)
+@pytest.fixture(autouse=True, scope="session")
+def threads() -> None:
+    """One thread for all products, as in every engine."""
+    one_thread()
 
 
 def block(

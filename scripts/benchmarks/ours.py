@@ -14,13 +14,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import torch
 from pydantic import PositiveInt
 
 from benchmarks import workload
 from benchmarks.turns import take_turns
 from fedacdp.config import Execution, experiment_from
 from fedacdp.data.base import DataSet, Source
+from fedacdp.products import one_thread
 from fedacdp.rounds import Setting, compute_here, prepare, run
 from fedacdp.users import Examples, Schema
 
@@ -79,7 +79,7 @@ def main() -> None:
     parser.add_argument("--chunk", type=int)
     parser.add_argument("--device", default="cpu")
     options = parser.parse_args()
-    torch.set_num_threads(1)
+    one_thread()
     chosen = {} if options.chunk is None else {"chunk": options.chunk}
     execution = Execution(engine="local", device=options.device, **chosen)
     rounds = run(setting(options.kind, options.mechanism, options.count, execution), execution, compute_here)
