@@ -48,16 +48,20 @@ def linear(x: torch.Tensor, weights: torch.Tensor, bias: torch.Tensor | None = N
 
 def each_product(left: torch.Tensor, right: torch.Tensor, out: torch.Tensor | None = None) -> torch.Tensor:
     """left_u right_u for each u: (U, a, m) and (U, m, b) -> (U, a, b)."""
-    if left.device.type != "cpu":
+    if not _by_numpy(left):
         return torch.bmm(left, right) if out is None else torch.bmm(left, right, out=out)
     with np.errstate(all="ignore"):  # what is not finite is looked for where it matters
         found = np.matmul(left.numpy(), right.numpy(), out=None if out is None else out.numpy())
     return torch.from_numpy(found) if out is None else out
 
 
+def _by_numpy(numbers: torch.Tensor) -> bool:
+    return numbers.device.type == "cpu"
+
+
 def add_each_product(own: torch.Tensor, left: torch.Tensor, right: torch.Tensor, alpha: float = 1.0) -> None:
     """own_u += alpha * left_u right_u for each u."""
-    if own.device.type == "cpu":
+    if _by_numpy(own):
         own.add_(each_product(left, right), alpha=alpha)
     else:
         own.baddbmm_(left, right, alpha=alpha)

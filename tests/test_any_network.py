@@ -167,3 +167,22 @@ def test_several_segments_and_epochs_of_the_dual_form_equal_a_plain_loop():
         expected = plain_loop(net, start, users, batches, 0.3)
         torch.testing.assert_close(updates.stack(), expected, atol=1e-10, rtol=1e-9)
         np.testing.assert_allclose(updates.norms, expected.norm(dim=1).numpy(), rtol=1e-9)
+
+
+@pytest.mark.parametrize("rule", [None, ExampleRule(0.5, 0.7, 0.6, 3.0, "vectorised")])
+@pytest.mark.parametrize("name", ["dense", "own module"])
+def test_the_products_of_a_gpu_give_the_same_on_a_cpu(name, rule, monkeypatch):
+    """What a GPU computes is PyTorch's batched products: the same code, run here."""
+    shape = (40,) if name == "dense" else IMAGE
+    users, how = block(shape=shape, records=8), training(local_steps=7)
+    with torch.device("meta"):
+        net = Net(
+            stack(nn.Flatten(), nn.Linear(40, 16), nn.ReLU(), nn.Linear(16, 4)) if name == "dense" else Residual()
+        )
+    start = torch.from_numpy(net.initial(KEY)).to(torch.float64)
+    ours = train_users(net, start, users, how, rule, KEY)
+    monkeypatch.setattr("fedacdp.products._by_numpy", lambda numbers: False)
+    theirs = train_users(net, start, users, how, rule, KEY)
+    torch.testing.assert_close(ours.stack(), theirs.stack(), atol=1e-12, rtol=1e-10)
+    np.testing.assert_allclose(ours.norms, theirs.norms, rtol=1e-10)
+    np.testing.assert_allclose(ours.total(np.ones(len(users))), theirs.total(np.ones(len(users))), atol=1e-11)
