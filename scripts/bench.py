@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
 import sys
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ NAMED = "FEDACDP_PFL_PYTHON"
 
 def main() -> int:
     options = parse()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the sides are ended, as by Ctrl-C
     peers = Peers(options.pfl_python, options.peers)
     conditions = Conditions(options.repeats, options.quick, options.chunk, options.data_dir, peers)
     about = describe(peers)

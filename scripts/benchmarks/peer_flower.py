@@ -7,12 +7,14 @@ engine. Nothing else is changed: messages travel at Flower's own pace.
 
 import os
 import secrets
+import shutil
 import sys
 import tempfile
+import traceback
 
-from fedacdp.nodes import QUIET
+from fedacdp.nodes import OWN_RAY, QUIET
 
-os.environ.update(QUIET | {"RAY_AUTH_TOKEN": secrets.token_hex(32)})
+os.environ.update(QUIET | OWN_RAY | {"RAY_AUTH_TOKEN": secrets.token_hex(32)})
 
 import torch
 from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
@@ -78,9 +80,11 @@ if __name__ == "__main__":
             "_temp_dir": folder,
             "_node_ip_address": "127.0.0.1",
         }
-        run_simulation(
-            server_app=server,
-            client_app=client,
-            num_supernodes=int(sys.argv[2]),
-            backend_config={"init_args": ray, "client_resources": {"num_cpus": 1, "num_gpus": 0.0}},
-        )
+        options = {"init_args": ray, "client_resources": {"num_cpus": 1, "num_gpus": 0.0}}
+        try:
+            run_simulation(server, client, int(sys.argv[2]), backend_config=options)
+        except BaseException:  # the thread of the server would wait for its replies for an hour
+            traceback.print_exc()
+            sys.stderr.flush()
+            shutil.rmtree(folder, ignore_errors=True)
+            os._exit(1)
