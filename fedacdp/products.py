@@ -55,6 +55,14 @@ def each_product(left: torch.Tensor, right: torch.Tensor, out: torch.Tensor | No
     return torch.from_numpy(found) if out is None else out
 
 
+def dots(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
+    """Inner products over the last dimension."""
+    if not _by_numpy(left):
+        return torch.linalg.vecdot(left, right)
+    with np.errstate(all="ignore"):
+        return torch.from_numpy(np.asarray(np.vecdot(left.numpy(), right.numpy())))
+
+
 def _by_numpy(numbers: torch.Tensor) -> bool:
     return numbers.device.type == "cpu"
 

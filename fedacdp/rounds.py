@@ -149,7 +149,7 @@ def draw_cohort(setting: Setting, state: State, round: int) -> np.ndarray:
 def work(setting: Setting, parameters: np.ndarray, round: int, ids: np.ndarray) -> Partial:
     """One chunk of a round, anywhere: block after block of users whose training stays in the processor's cache."""
     start = torch.from_numpy(parameters).to(setting.device)
-    blocks = (ids[first : first + setting.block] for first in range(0, len(ids), setting.block))
+    blocks = (ids[first : first + setting.block] for first in range(0, max(1, len(ids)), setting.block))
     done = [train_block(setting, start, round, block) for block in blocks]
     if len(done) == 1:
         return done[0]

@@ -20,7 +20,7 @@ from fedacdp.local.dual import DualLayer, pays
 from fedacdp.local.general import tensors
 from fedacdp.local.updates import Updates, without_zeros
 from fedacdp.privacy.base import ExampleRule
-from fedacdp.products import add_each_product, each_product
+from fedacdp.products import add_each_product, dots, each_product
 from fedacdp.users import Users
 
 _aten: Any = torch.ops.aten
@@ -97,7 +97,7 @@ def train(
         if rule is not None:
             norms = torch.zeros_like(weight)
             for layer, slope, below in zip(layers, slopes, inputs, strict=True):
-                norms.addcmul_(torch.linalg.vecdot(slope, slope), layer.input_squares(step, below))
+                norms.addcmul_(dots(slope, slope), layer.input_squares(step, below))
             norms.sqrt_()
             finite = norms.isfinite()
             weight = torch.where(finite, weight * (rule.clip_norm / norms.clamp(min=rule.clip_norm)), 0.0)
@@ -146,7 +146,7 @@ class CopiedLayer:
         return each_product(slope, self.matrix)
 
     def input_squares(self, step: int, below: torch.Tensor) -> torch.Tensor:
-        return torch.linalg.vecdot(below, below) + 1
+        return dots(below, below) + 1
 
     def step(self, step: int, below: torch.Tensor, slope: torch.Tensor, rate: float) -> None:
         add_each_product(self.matrix, slope.mT, below, -rate)
@@ -165,7 +165,7 @@ class CopiedLayer:
         self.bias -= self.shared_bias
 
     def squares(self) -> torch.Tensor:
-        squares = (torch.linalg.vecdot(part.flatten(1), part.flatten(1)) for part in (self.matrix, self.bias))
+        squares = (dots(part.flatten(1), part.flatten(1)) for part in (self.matrix, self.bias))
         return sum(squares, torch.zeros(())).double()
 
     def total(self, factors: np.ndarray) -> torch.Tensor:

@@ -29,7 +29,7 @@ import numpy as np
 import torch
 
 from fedacdp.local.updates import without_zeros
-from fedacdp.products import add_each_product, each_product, linear
+from fedacdp.products import add_each_product, dots, each_product, linear
 
 
 def pays(outputs: int, inputs: int, records: int) -> bool:
@@ -174,4 +174,4 @@ def _root(gram: torch.Tensor) -> torch.Tensor:
 
 def _dot(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
     """Inner products, user by user, (U,) float64."""
-    return torch.linalg.vecdot(left.flatten(1), right.flatten(1)).double()
+    return dots(left.flatten(1), right.flatten(1)).double()
