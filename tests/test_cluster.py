@@ -120,6 +120,8 @@ def test_a_cluster_of_two_ray_nodes_gives_the_bits_of_the_engine_local_and_is_le
     while cluster.state() != [2, 2.0, 0] and time.monotonic() < deadline:
         time.sleep(0.2)
     assert cluster.state() == [2, 2.0, 0]
+    while any(alive(pid) for pid in actors) and time.monotonic() < deadline:  # Ray counts them out before they are gone
+        time.sleep(0.2)
     assert not [pid for pid in actors if alive(pid)]
 
     too_many = Execution(nodes=3, gpus_per_node=0.5, ray_address=cluster.address)
