@@ -8,7 +8,6 @@ kept per experiment, never per node. `flwr run .` uses `server` and `client`; `f
 from __future__ import annotations
 
 import contextlib
-import itertools
 import json
 import os
 import queue
@@ -33,7 +32,7 @@ from ray.util import placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from fedacdp import child
-from fedacdp.sharing import joined, shares
+from fedacdp.fleet import Fleet, Lost
 
 POLL = 0.01  # seconds between looks for replies, where nothing wakes us up earlier
 START = 300.0  # seconds that the nodes may take to register
@@ -44,10 +43,6 @@ client = ClientApp()
 server = ServerApp()
 
 
-class Lost(Exception):
-    """A node failed, died or did not answer in time: Flower would go on without it, we do not."""
-
-
 @client.query()
 def greet(message: Message, context: Context) -> Message:
     """Say how many nodes there are."""
@@ -56,96 +51,73 @@ def greet(message: Message, context: Context) -> Message:
 
 @client.train()
 def train(message: Message, context: Context) -> Message:
-    """Do the task in the message."""
+    """Do the tasks in the message."""
     from fedacdp.tasks import perform  # here, because the process that hosts Flower needs no torch
 
-    return Message(_record(perform(_bytes(message.content))), reply_to=message)
+    return Message(_record(*map(perform, _contents(message.content))), reply_to=message)
 
 
-class Fleet:
-    """All nodes of a grid, as one function that does a task. Threads may call it at the same time."""
+def fleet_of(grid: Grid, reply_within: float = 3600.0) -> Fleet:
+    """All nodes of a grid. Waits until they are registered: Flower starts the app first, and a node knows how many
+    there are. Lost if they are not."""
+    first = _registered(grid, 1)[0]
+    [name] = grid.push_messages([Message(RecordDict(), dst_node_id=first, message_type="query")])
+    PUSHED.set()
+    deadline = time.monotonic() + START
+    while not (replies := list(grid.pull_messages([name]))):
+        if time.monotonic() > deadline:
+            raise Lost(f"no node answered within {START:.0f} s")
+        time.sleep(POLL)
+    if replies[0].has_error():
+        raise Lost(f"a node failed: {replies[0].error.reason}")
+    nodes = _registered(grid, int.from_bytes(_contents(replies[0].content)[0], "big"))
 
-    def __init__(self, grid: Grid, reply_within: float = 3600.0) -> None:
-        """Wait until all nodes are registered: Flower starts the app first, and a node knows how many there are."""
-        self._grid, self._reply_within, self._turns, self._lost = grid, reply_within, itertools.count(), ""
-        self._inboxes: dict[str, queue.SimpleQueue[Message | None]] = {}  # of the messages that wait for a reply
-        threading.Thread(target=self._collect, daemon=True).start()
-        self._nodes = self._registered(1)
-        [reply] = self._ask([Message(RecordDict(), dst_node_id=self._nodes[0], message_type="query")], START)
-        self._nodes = self._registered(int.from_bytes(reply, "big"))
-
-    def __call__(self, task: bytes) -> bytes:
-        """Share the chunks of a task among the nodes and join their answers in the order of the chunks.
-
-        An answer that says that its work raised is the answer. Lost if a node is.
-        """
-        turn = next(self._turns)
-        messages = []
-        for part, share in enumerate(shares(task, len(self._nodes))):
-            node = self._nodes[(turn + part) % len(self._nodes)]
-            messages.append(
-                Message(_record(share), dst_node_id=node, message_type="train", ttl=self._reply_within + 60)
-            )
-        return joined(self._ask(messages, self._reply_within))
-
-    def _registered(self, number: int) -> list[int]:
-        deadline = time.monotonic() + START
-        while len(nodes := sorted(self._grid.get_node_ids())) < number:
-            if time.monotonic() > deadline:
-                raise Lost(f"{len(nodes)} of {number} nodes registered within {START:.0f} s")
-            time.sleep(POLL)
-        return nodes
-
-    def _ask(self, messages: list[Message], within: float) -> list[bytes]:
-        """Send the messages; their replies in the same order. One error, or one reply too late, loses the fleet."""
-        inbox: queue.SimpleQueue[Message | None] = queue.SimpleQueue()
-        ids = list(self._grid.push_messages(messages))
-        self._inboxes.update(dict.fromkeys(ids, inbox))
+    def send(node: int, contents: list[bytes]) -> str:
+        message = Message(_record(*contents), dst_node_id=node, message_type="train", ttl=reply_within + 60)
+        names = list(grid.push_messages([message]))
+        if not names:
+            raise Lost("Flower refused a message")
         PUSHED.set()
-        if len(ids) < len(messages):
-            self._lose("Flower refused a message")
-        replies: dict[str, bytes] = {}
-        deadline = time.monotonic() + within
-        while len(replies) < len(messages) and not self._lost:
-            try:
-                reply = inbox.get(timeout=max(0.0, deadline - time.monotonic()))
-            except queue.Empty:
-                self._lose(f"{len(messages) - len(replies)} replies did not come within {within:.0f} s")
-                break
-            if reply and reply.has_error():
-                self._lose(f"a node failed: {reply.error.reason}")
-            elif reply:
-                replies[reply.metadata.reply_to_message_id] = _bytes(reply.content)
-        if self._lost:
-            raise Lost(self._lost)
-        return [replies[i] for i in ids]
+        return names[0]
 
-    def _collect(self) -> None:
-        """Bring replies to those who wait. One thread looks for all, or many runs in flight would slow Flower down."""
-        while not self._lost:
-            REPLIED.wait(POLL)
-            REPLIED.clear()
-            try:
-                for reply in self._grid.pull_messages(list(self._inboxes)):
-                    self._inboxes.pop(reply.metadata.reply_to_message_id).put(reply)
-            except Exception:
-                self._lose(traceback.format_exc())
-
-    def _lose(self, reason: str) -> None:
-        """Wake everybody up: a fleet that lost a node answers no more."""
-        self._lost = self._lost or reason
-        for inbox in list(self._inboxes.values()):
-            inbox.put(None)
+    fleet = Fleet(nodes, send, reply_within)
+    threading.Thread(target=_collect, args=(grid, fleet), daemon=True).start()
+    return fleet
 
 
-def _record(content: bytes) -> RecordDict:
-    return RecordDict({"content": ConfigRecord({"bytes": content})})
+def _registered(grid: Grid, number: int) -> list[int]:
+    deadline = time.monotonic() + START
+    while len(nodes := sorted(grid.get_node_ids())) < number:
+        if time.monotonic() > deadline:
+            raise Lost(f"{len(nodes)} of {number} nodes registered within {START:.0f} s")
+        time.sleep(POLL)
+    return nodes
 
 
-def _bytes(record: RecordDict) -> bytes:
-    content = record.config_records["content"]["bytes"]
-    assert isinstance(content, bytes)
-    return content
+def _collect(grid: Grid, fleet: Fleet) -> None:
+    """Bring replies to those who wait. One thread looks for all, or many runs in flight would slow Flower down."""
+    while not fleet.lost:
+        REPLIED.wait(POLL)
+        REPLIED.clear()
+        try:
+            for reply in grid.pull_messages(fleet.names):
+                if reply.has_error():
+                    fleet.lose(f"a node failed: {reply.error.reason}")
+                else:
+                    fleet.replied(reply.metadata.reply_to_message_id, _contents(reply.content))
+        except Exception:
+            fleet.lose(traceback.format_exc())
+
+
+def _record(*contents: bytes) -> RecordDict:
+    return RecordDict({"contents": ConfigRecord({str(place): content for place, content in enumerate(contents)})})
+
+
+def _contents(record: RecordDict) -> list[bytes]:
+    contents = record.config_records["contents"]
+    found = [contents[str(place)] for place in range(len(contents))]
+    assert all(isinstance(content, bytes) for content in found)
+    return found  # type: ignore[return-value]
 
 
 def _deliver_at_once() -> None:
@@ -179,7 +151,7 @@ def main(grid: Grid, context: Context) -> None:
     """`flwr run .`: run the study that the run configuration names, with this grid's nodes."""
     from fedacdp.study import run_in_app
 
-    run_in_app({name: str(value) for name, value in context.run_config.items()}, Fleet(grid))
+    run_in_app({name: str(value) for name, value in context.run_config.items()}, fleet_of(grid))
 
 
 def host() -> None:
@@ -193,7 +165,7 @@ def host() -> None:
 
     @app.main()
     def serve(grid: Grid, context: Context) -> None:
-        child.serve(folder, Fleet(grid, options["reply_within"]))
+        child.serve(folder, fleet_of(grid, options["reply_within"]))
 
     needs = {"num_cpus": 1, "num_gpus": options["gpus_per_node"]}
     try:
