@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property, partial
-from typing import TypeVar
 
 import numpy as np
 import torch
@@ -17,6 +15,7 @@ from fedacdp import metrics
 from fedacdp.config import ConfigError, Execution, Experiment
 from fedacdp.data import shared
 from fedacdp.data.base import Federation, Source, federate
+from fedacdp.kept import Kept
 from fedacdp.keys import Key
 from fedacdp.local import block_size, train_users
 from fedacdp.local.grams import Grams
@@ -240,7 +239,7 @@ def prepare(experiment: Experiment, execution: Execution, share: str | None = No
     try:
         with _lock:
             slot = (experiment.text, str(execution.data_dir), execution.device)
-            return _kept(_settings, slot, lambda: _prepare(experiment, execution, share))
+            return _settings(slot, lambda: _prepare(experiment, execution, share))
     except ValueError as error:
         raise ConfigError(str(error)) from None
 
@@ -250,7 +249,7 @@ def _prepare(experiment: Experiment, execution: Execution, share: str | None) ->
     experiment.check(source)
     key = Key(experiment.seed)
     slot = (experiment.data.model_dump_json(), str(execution.data_dir), str(experiment.seed))
-    federation, grams = _kept(_federations, slot, lambda: _federated(experiment, source, key))
+    federation, grams = _federations(slot, lambda: _federated(experiment, source, key))
     plan = experiment.plan(len(source.train))
     net, mechanism = experiment.model.net(source.train.schema), experiment.privacy.calibrated(plan)
     records = int(federation.sizes.max())
@@ -272,22 +271,19 @@ def _federated(experiment: Experiment, source: Source, key: Key) -> tuple[Federa
     return federation, Grams(federation.sizes)
 
 
-_Value = TypeVar("_Value")
+def _held_bytes(held: tuple[Federation, Grams]) -> int:
+    return held[0].order.nbytes + held[0].offsets.nbytes + held[1].nbytes
+
+
+def _setting_bytes(setting: Setting) -> int:
+    return _held_bytes((setting.federation, setting.grams)) + setting.member.nbytes
+
+
 _SUMS = 2**26  # bytes of sums of chunks that are held at once
 _NOBODY = (np.zeros(0), np.zeros(0), np.zeros(0, bool))
 _space = Space()
 _lock = threading.Lock()
-_federations: OrderedDict[tuple[str, ...], tuple[Federation, Grams]] = OrderedDict()
-_settings: OrderedDict[tuple[str, ...], Setting] = OrderedDict()
-
-
-def _kept(cache: OrderedDict[tuple[str, ...], _Value], slot: tuple[str, ...], make: Callable[[], _Value]) -> _Value:
-    """The value at `slot`, made if it is not there; the eight used last are kept."""
-    value = cache.pop(slot) if slot in cache else make()
-    cache[slot] = value
-    while len(cache) > 8:
-        cache.popitem(last=False)
-    return value
+_federations, _settings = Kept(_held_bytes), Kept(_setting_bytes)
 
 
 def _in_turns(chunks: list[np.ndarray], bytes_each: int) -> Iterator[list[np.ndarray]]:

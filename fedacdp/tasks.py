@@ -11,7 +11,7 @@ import hashlib
 import importlib
 import platform
 import traceback
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -57,6 +57,12 @@ def _threads() -> None:
     one_thread()
 
 
+@lru_cache(maxsize=256)
+def _experiment(text: str) -> Experiment:
+    """Read once, not at every round of every run in flight."""
+    return Experiment.model_validate_json(text)
+
+
 def perform(task: bytes) -> bytes:
     """Do a task in this process and pack the answer; what is raised becomes the answer. What it loads is kept."""
     _threads()
@@ -68,7 +74,7 @@ def perform(task: bytes) -> bytes:
                 f"{platform.node()} has other code: fedacdp, strategies, torch and numpy must be the same"
             )
         execution = Execution.model_validate(about["execution"])
-        setting = prepare(Experiment.model_validate_json(about["experiment"]), execution, about["share"])
+        setting = prepare(_experiment(about["experiment"]), execution, about["share"])
         for place in range(about["chunks"]):
             partial = work(setting, given["parameters"], about["round"], given[f"{place}/ids"])
             arrays |= {f"{place}/{name}": getattr(partial, name) for name in ("total", "norms", "factors", "acting")}

@@ -11,7 +11,7 @@ from fedacdp.config import PARTS, parts_of
 
 ROOT = Path(__file__).parent.parent
 LAYERS = [
-    {"keys", "users", "parts", "wire", "products"},
+    {"keys", "kept", "users", "parts", "wire", "products"},
     {"strategy", "signals", "privacy", "data", "models", "metrics", "sharing", "child", "fleet"},
     {"config", "grid", "local", "machine"},
     {"rounds"},

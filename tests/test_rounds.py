@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from fedacdp.config import parts_of
+from fedacdp.kept import Kept
 from fedacdp.rounds import Diverged, act, compute_here, draw_cohort, first_state, prepare, run
 from fedacdp.strategy import Strategy
 from tests.conftest import experiment, local
@@ -150,3 +151,27 @@ def test_the_collective_is_seen_in_its_success_and_not_without_it():
         values[alpha] = {m: v for m, g, v in row.values if g == "all"}
     assert values[0.3]["success"] > values[0.0]["success"] + 0.5
     assert values[0.0]["accuracy"] > 0.85
+
+
+def test_the_values_used_last_are_kept_eight_or_as_many_as_are_small_together():
+    made = []
+
+    def ask(kept, number):
+        def make():
+            made.append(number)
+            return number
+
+        return kept((str(number),), make)
+
+    large, small = Kept(lambda value: 2**27), Kept(lambda value: 2**10)
+    for kept, stay in ((large, 8), (small, 256)):
+        for number in range(300):
+            assert ask(kept, number) == number
+        made.clear()
+        for number in range(300 - stay, 300):
+            ask(kept, number)
+        assert made == []
+        ask(kept, 0)
+        assert made == [0]
+        ask(kept, 300 - stay)  # the oldest had to go
+        assert made == [0, 300 - stay]

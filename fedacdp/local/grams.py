@@ -41,6 +41,11 @@ class Grams:
         self._used = 0
         self._lock = threading.Lock()
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes that the matrices may take."""
+        return self._held.nbytes
+
     def of(self, users: Users, inputs: torch.Tensor, original: np.ndarray) -> torch.Tensor:
         """As `gram`; users for whom `original` (U,) is True hold the federation's own records, not changed ones."""
         if inputs.device.type != "cpu" or inputs.dtype != torch.float32:

@@ -155,10 +155,10 @@ def small_runs(c: Conditions) -> list[Measured]:
         "grid": {"strategy.alpha": [0.0, 0.05, 0.1, 0.2], "seed": [0, 1, 2, 3]},
     }
     flower, here = c.interleaved(
-        program("flower", "grid", study=study, execution=c.execution(engine="flower", nodes=2, jobs=8)),
+        program("flower", "grid", study=study, execution=c.execution(engine="flower", nodes=2, jobs=16)),
         program("local", "grid", study=study, execution=c.execution(engine="local")),
     )
-    return [ratio(("flower, 2 nodes, 8 runs in flight", flower), ("in process", here))]
+    return [ratio(("flower, 2 nodes, 16 runs in flight", flower), ("in process", here))]
 
 
 def collusion(c: Conditions) -> list[Measured]:
