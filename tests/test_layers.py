@@ -12,7 +12,7 @@ from fedacdp.config import PARTS, parts_of
 ROOT = Path(__file__).parent.parent
 LAYERS = [
     {"keys", "kept", "users", "parts", "wire", "products"},
-    {"strategy", "signals", "privacy", "data", "models", "metrics", "sharing", "child", "fleet"},
+    {"strategy", "signals", "privacy", "data", "models", "metrics", "sharing", "child", "fleet", "theory"},
     {"config", "grid", "local", "machine"},
     {"rounds"},
     {"results", "tasks", "memory", "checkpoint"},
