@@ -63,7 +63,7 @@ def test_delta_is_shared_among_the_events_of_each_theorem():
     assert ct.delta_tilde(unplanting_, PAPER) == pytest.approx(0.05 / (2 + 6 * k), rel=1e-12)
     erased = ct.erasing(np.ones((6, 3)), np.zeros(6, int))
     assert ct.delta_tilde(erased, PAPER) == pytest.approx(0.05 / (2 + 2 * 6 + 3 * 18), rel=1e-12)
-    naive = ct.best_naive(NATURAL, PLANTED, EXCELLENT)
+    naive = ct.naive_unplanting(NATURAL, PLANTED, EXCELLENT)
     assert [cells.events for cells in naive] == [52 - 2 + 2 * 3] * 3
 
 

@@ -17,7 +17,7 @@ LAYERS = [
     {"rounds"},
     {"results", "tasks", "memory", "checkpoint"},
     {"nodes", "study"},
-    {"report", "display", "flower", "plan"},
+    {"report", "display", "flower", "plan", "cells"},
     {"cli"},
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}

@@ -114,7 +114,7 @@ def feature_only(natural: np.ndarray, planted: np.ndarray, target: int) -> Cells
     return Cells(cells.outer, planted[:, target] / n, cells.own, cells.rivals, cells.events)
 
 
-def best_naive(natural: np.ndarray, planted: np.ndarray, unwanted: int) -> list[Cells]:
+def naive_unplanting(natural: np.ndarray, planted: np.ndarray, unwanted: int) -> list[Cells]:
     """Naive unplanting: Theorem 3.3 for each label y' other than the unwanted one, in the order of labels.
 
     The collective may pick the best of them: the two outer events count for each, 2 (Y - 1), a correction derived here.

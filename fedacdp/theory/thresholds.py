@@ -61,10 +61,8 @@ def members_expected(cells: Cells, platform_size: int) -> np.ndarray:
     """
     mass, gap, whole = cells.mass, cells.resistance, platform_size
     both = mass + gap
-    with np.errstate(divide="ignore", invalid="ignore"):
-        at = (whole * gap + cells.estimators * mass) / both
+    at = (whole * gap + cells.estimators * mass) / np.where(both > 0, both, 1)
     # A count that is whole but for rounding is whole: beating it takes one more.
     at = np.where(np.abs(at - np.round(at)) < 1e-9 * np.maximum(np.abs(at), 1), np.round(at), np.floor(at)) + 1
-    at = np.where(both > 0, at, np.inf)
     found = np.where(gap < 0, 0, np.where(mass > 0, at, np.inf))
     return np.where(found <= whole, found, np.inf)
