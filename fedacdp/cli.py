@@ -14,6 +14,7 @@ import typer
 from fedacdp.config import ConfigError, Execution, parts_of
 from fedacdp.grid import find_study, read_study, setting, study_files
 from fedacdp.machine import schedule
+from fedacdp.plan import plan
 
 app = typer.Typer(
     help="Simulate a collective of users that steers a model trained on their data under differential privacy.",
@@ -23,6 +24,7 @@ app = typer.Typer(
 )
 data_app = typer.Typer(help="Data sets.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
+app.command()(plan)
 
 
 class Format(StrEnum):

@@ -11,13 +11,13 @@ from fedacdp.config import PARTS, parts_of
 
 ROOT = Path(__file__).parent.parent
 LAYERS = [
-    {"keys", "kept", "users", "parts", "wire", "products"},
-    {"strategy", "signals", "privacy", "data", "models", "metrics", "sharing", "child", "fleet", "theory"},
+    {"keys", "kept", "users", "parts", "wire", "products", "theory"},
+    {"strategy", "signals", "privacy", "data", "models", "metrics", "sharing", "child", "fleet"},
     {"config", "grid", "local", "machine"},
     {"rounds"},
     {"results", "tasks", "memory", "checkpoint"},
     {"nodes", "study"},
-    {"report", "display", "flower"},
+    {"report", "display", "flower", "plan", "cells"},
     {"cli"},
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}

@@ -45,7 +45,7 @@ def against_share(study: StudyResults, settings: Sequence[Setting], key: Key, ti
         _data(means).mark_line(strokeWidth=2.2).encode(x=x, y=y, color=color, strokeDash=dash),
         _data(means).mark_point(filled=True, size=60, opacity=1).encode(x=x, y=y, color=color, shape=shape),
     )
-    return _styled(chart.properties(width=_WIDTH, height=_HEIGHT, title=title))
+    return styled(chart.properties(width=_WIDTH, height=_HEIGHT, title=title))
 
 
 def with_intervals(study: StudyResults, settings: Sequence[Setting], key: Key, title: str) -> alt.ConcatChart:
@@ -67,7 +67,7 @@ def with_intervals(study: StudyResults, settings: Sequence[Setting], key: Key, t
             name, subtitle="(" + rest if rest else " ", fontSize=13, fontWeight="normal", offset=6, limit=210
         )
         panels.append(panel.properties(width=165, height=110, title=heading))
-    return _styled(alt.concat(*panels, columns=2, spacing=22).properties(title=title))
+    return styled(alt.concat(*panels, columns=2, spacing=22).properties(title=title))
 
 
 def over_rounds(
@@ -90,7 +90,7 @@ def over_rounds(
         line = _data(values).mark_line(strokeWidth=1.8)
         frame = line.encode(x=x, y=_percent_axis("value"), color=color, strokeDash=dash)
         frames.append(frame.properties(width=_WIDTH, height=170, title=title))
-    return _styled(alt.vconcat(*frames))
+    return styled(alt.vconcat(*frames))
 
 
 def stretched(alphas: list[float]) -> bool:
@@ -159,7 +159,8 @@ def _encodings(shown: list[str], symbol: int | None) -> tuple[alt.Color, alt.Str
     )
 
 
-def _styled(chart: Any) -> Any:
+def styled(chart: Any) -> Any:
+    """The chart in the style of all figures."""
     return chart.configure(
         aria=False,
         font="Helvetica, Arial, sans-serif",
