@@ -13,7 +13,7 @@ ROOT = Path(__file__).parent.parent
 LAYERS = [
     {"keys", "users", "parts", "wire", "products"},
     {"strategy", "signals", "privacy", "data", "models", "metrics", "sharing", "child"},
-    {"config", "grid", "local", "machine"},
+    {"config", "grid", "local", "machine", "acting"},
     {"rounds"},
     {"results", "tasks", "memory", "checkpoint"},
     {"nodes", "study"},
