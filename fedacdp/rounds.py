@@ -254,7 +254,7 @@ def _prepare(experiment: Experiment, execution: Execution, share: str | None) ->
         federation=federation,
         grams=grams,
         net=net,
-        strategy=experiment.strategy.agreed(collective, own, key.fold("agreed")),
+        strategy=experiment.strategy.agreed(collective, own, federation.schema, key.fold("agreed")),
         collective=collective,
         plan=plan,
         mechanism=mechanism,

@@ -56,9 +56,9 @@ class Strategy(Part):
         """The class that the collective is about, None if there is none; its accuracy is reported apart."""
         return None
 
-    def agree(self, ids: np.ndarray, records: Records, key: Key) -> Self:
-        """The strategy with what the members, `ids` (m,) ascending, agree on before the first round: they may pool
-        their own records. Must be the same wherever it is computed."""
+    def agree(self, ids: np.ndarray, records: Records, schema: Schema, key: Key) -> Self:
+        """The strategy with what the members agree on before the first round, when they may pool their own records;
+        `ids` (m,) ascending, at least one. Must be the same wherever it is computed."""
         return self
 
     def another(self, step: int, schema: Schema) -> Strategy | None:
@@ -128,9 +128,10 @@ class Strategy(Part):
         """The number of each user's collective, (U,) int8, -1 for none; errors as in `members`."""
         return self.members(group, key).astype(np.int8) - np.int8(1)
 
-    def agreed(self, collective: np.ndarray, records: Records, key: Key) -> Self:
+    def agreed(self, collective: np.ndarray, records: Records, schema: Schema, key: Key) -> Self:
         """The strategy with what was agreed on in each collective; `collective` (U,) as assigned."""
-        return self.agree(np.flatnonzero(collective >= 0), records, key)
+        ids = np.flatnonzero(collective >= 0)
+        return self.agree(ids, records, schema, key) if len(ids) else self
 
     def plays(self, users: Users, collective: np.ndarray, round: int, key: Key) -> list[tuple[Strategy, np.ndarray]]:
         """What is followed in this round, and which of these users follow it, (U,) bool, disjoint."""
