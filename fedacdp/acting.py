@@ -11,6 +11,13 @@ from fedacdp.strategy import Strategy
 from fedacdp.users import Users
 
 
+def parties(strategy: Strategy, member: np.ndarray, group: np.ndarray) -> dict[str, np.ndarray]:
+    """Whose utility is told apart, (N,) bool each: members; free-riders, who want the same but are no members;
+    bystanders, the others."""
+    wanting = strategy.wanting(group)
+    return {"members": member, "free_riders": wanting & ~member, "bystanders": ~wanting & ~member}
+
+
 def plays(
     strategy: Strategy, collective: np.ndarray, users: Users, round: int, key: Key
 ) -> list[tuple[Strategy, np.ndarray]]:

@@ -203,6 +203,7 @@ def evaluate(setting: Setting, parameters: np.ndarray, round: int = 0) -> list[m
         return guess if x is test.x else setting.net.predict(parameters, x)
 
     values = metrics.accuracy(guess, test.y, strategy.target_class(test.schema))
+    values += metrics.by_class(guess, test.y, test.schema.classes)
     return values + metrics.successes(strategy.measures(predict, test, parameters, round))
 
 

@@ -182,7 +182,7 @@ class Cells:
 
     def votes(self, blocks: Iterable[Users]) -> np.ndarray:
         """The counts that say which labels are likely in each cell, (K, classes) int64: of records that carry the
-        signal by nature; where the cell has none, of all that g puts there; where it has none of them either, of all."""
+        signal by nature; where the cell has none, of all that g puts there; where there are none either, of all."""
         natural, everything = self.tally(blocks)
         found = np.where(natural.any(axis=1, keepdims=True), natural, everything)
         return np.where(found.any(axis=1, keepdims=True), found, everything.sum(axis=0))

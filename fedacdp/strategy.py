@@ -124,6 +124,16 @@ class Strategy(Part):
         """The same strategy with nobody in it."""
         return self.model_copy(update={"alpha": 0.0})
 
+    @property
+    def stops(self) -> dict[str, int]:
+        """The last round of action by group of `success`, for those who stop."""
+        return {} if self.stop is None else {"all": self.stop}
+
+    def wanting(self, group: np.ndarray) -> np.ndarray:
+        """Who wants what the collective wants, (U,) bool: the natural group that members are drawn from; nobody can be
+        told where they are drawn from everybody."""
+        return np.zeros(len(group), bool) if self.members_from is None else group == self.members_from
+
     def assigned(self, group: np.ndarray, key: Key) -> np.ndarray:
         """The number of each user's collective, (U,) int8, -1 for none; errors as in `members`."""
         return self.members(group, key).astype(np.int8) - np.int8(1)

@@ -69,6 +69,13 @@ class Several(Strategy):
         nobody = {name: strategy.without_members for name, strategy in self.collectives.items()}
         return self._with(nobody).model_copy(update={"alpha": 0.0})
 
+    @property
+    def stops(self) -> dict[str, int]:
+        return {name: strategy.stop for name, strategy in self.collectives.items() if strategy.stop is not None}
+
+    def wanting(self, group: np.ndarray) -> np.ndarray:
+        return np.any([strategy.wanting(group) for strategy in self.collectives.values()], axis=0)
+
     def assigned(self, group: np.ndarray, key: Key) -> np.ndarray:
         number, order = len(self.collectives), np.argsort(key.uniforms(np.arange(len(group)), 1)[:, 0], kind="stable")
         found, wishes = np.full(len(group), -1, np.int8), []

@@ -12,10 +12,10 @@ from fedacdp.config import PARTS, parts_of
 ROOT = Path(__file__).parent.parent
 LAYERS = [
     {"keys", "users", "parts", "wire", "products"},
-    {"strategy", "signals", "privacy", "data", "models", "metrics", "sharing", "child"},
+    {"strategy", "signals", "privacy", "data", "models", "metrics", "outcomes", "sharing", "child"},
     {"config", "grid", "local", "machine", "acting"},
     {"rounds"},
-    {"results", "tasks", "memory", "checkpoint"},
+    {"results", "tasks", "memory", "checkpoint", "derived"},
     {"nodes", "study"},
     {"report", "display", "flower"},
     {"cli"},
