@@ -106,7 +106,7 @@ class Experiment(BaseModel):
     @property
     def baseline(self) -> Experiment:
         """The same experiment without a collective, with the same random numbers."""
-        return self._changed(strategy=self.strategy.model_copy(update={"alpha": 0.0}))
+        return self._changed(strategy=self.strategy.without_members)
 
     def with_privacy(self, mechanism: Mechanism) -> Experiment:
         """The same experiment under another mechanism."""

@@ -20,6 +20,13 @@ def accuracy(guess: np.ndarray, truth: np.ndarray, target: int | None) -> list[V
     return values
 
 
+def by_class(guess: np.ndarray, truth: np.ndarray, classes: tuple[str, ...]) -> list[Value]:
+    """`class_accuracy`, group = a class: correct / held-out records of that class. Classes without any are left out."""
+    total = np.bincount(truth, minlength=len(classes))
+    hits = np.bincount(truth[guess == truth], minlength=len(classes))
+    return [("class_accuracy", name, float(h / t)) for name, h, t in zip(classes, hits, total, strict=True) if t]
+
+
 def successes(found: dict[str, float]) -> list[Value]:
     """What a strategy's `success` returned: `success` of group "all", `success@group` of that group. Its denominator is
     in the strategy's docstring."""

@@ -19,6 +19,7 @@ import pandas as pd
 from safetensors.numpy import save
 
 from fedacdp.config import ConfigError, Experiment, experiment_from
+from fedacdp.derived import derived
 from fedacdp.rounds import Row
 
 COLUMNS = [
@@ -126,8 +127,10 @@ def finished_runs(folder: Path) -> Iterator[tuple[Path, dict[str, Any], Experime
 def table(folder: Path) -> pd.DataFrame:
     """The tidy table of all finished runs at or below `folder`, columns COLUMNS, one row per run, round, metric, group.
 
-    For each `success` there is a `success_baseline` of the same round and group: the same experiment without a
-    collective, with the same random numbers. ConfigError if there are no runs or a file is damaged.
+    What was measured of the model, as `success` and `accuracy`, has a `success_baseline`, `accuracy_baseline` and so on
+    of the same round and group: the same experiment without a collective, with the same random numbers. From both
+    follow `accuracy_drop`, `amplification`, `utility` and `persistence`, see `fedacdp.outcomes`. ConfigError if there
+    are no runs or a file is damaged.
     """
     runs = list(finished_runs(folder))
     if not runs:
@@ -141,13 +144,12 @@ def table(folder: Path) -> pd.DataFrame:
         except (OSError, ValueError) as error:
             raise ConfigError(f"{path / 'rounds.parquet'}: cannot be read ({error})") from None
         constants.append(_constants(manifest, experiment, label))
-    success = {slot: frame[frame["metric"] == "success"] for slot, frame in rounds.items()}
     parts = [frame.assign(study=study, run_id=run_id) for (study, run_id), frame in rounds.items()]
     for _, manifest, experiment in runs:
-        baseline = success.get((manifest["study"], experiment.baseline.run_id))
-        if baseline is not None:
-            named = {"metric": "success_baseline", "study": manifest["study"], "run_id": experiment.run_id}
-            parts.append(baseline.assign(**named))
+        own = rounds[manifest["study"], experiment.run_id]
+        baseline = rounds.get((manifest["study"], experiment.baseline.run_id))
+        found = derived(own, baseline, experiment.strategy, manifest.get("label_shares", {}))
+        parts.append(found.assign(study=manifest["study"], run_id=experiment.run_id))
     found = pd.concat(parts, ignore_index=True).merge(pd.DataFrame(constants), on=["study", "run_id"])
     order = ["study", "mechanism", "epsilon", "setting", "alpha", "seed", "round"]
     return found.sort_values(order, kind="stable")[COLUMNS].reset_index(drop=True)

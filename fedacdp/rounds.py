@@ -11,7 +11,7 @@ from functools import cached_property, partial
 import numpy as np
 import torch
 
-from fedacdp import metrics
+from fedacdp import acting, metrics
 from fedacdp.config import ConfigError, Execution, Experiment
 from fedacdp.data import shared
 from fedacdp.data.base import Federation, Source, federate
@@ -19,22 +19,24 @@ from fedacdp.kept import Kept
 from fedacdp.keys import Key
 from fedacdp.local import block_size, train_users
 from fedacdp.local.grams import Grams
-from fedacdp.local.updates import Stacked
 from fedacdp.models.base import Net
 from fedacdp.privacy.base import Mechanism, Plan
+from fedacdp.strategy import Strategy
 from fedacdp.users import Space, Users
 
 
 @dataclass(frozen=True)
 class Setting:
-    """An experiment with everything that follows from it: data in users' hands, model, members, noise. Users are
-    trained `block` at a time."""
+    """An experiment with everything that follows from it: data in users' hands, model, noise, the strategy with what
+    members agreed on, and the number of each user's collective, (N,) int8, -1 for none. Users are trained `block` at a
+    time."""
 
     experiment: Experiment
     federation: Federation
     grams: Grams
     net: Net
-    member: np.ndarray
+    strategy: Strategy
+    collective: np.ndarray
     plan: Plan
     mechanism: Mechanism
     device: str
@@ -44,6 +46,11 @@ class Setting:
     def key(self) -> Key:
         """The root of all random streams of a run."""
         return Key(self.experiment.seed)
+
+    @cached_property
+    def member(self) -> np.ndarray:
+        """Who is a member of a collective, (N,) bool."""
+        return self.collective >= 0
 
     @cached_property
     def calibrated(self) -> str:
@@ -117,7 +124,7 @@ def run(
                 total += part.total
                 draws += part.draws
                 seen.append((part.norms, part.factors, part.acting))
-        norms, factors, acting = (np.concatenate(arrays) for arrays in zip(*seen, strict=True))
+        norms, factors, follow = (np.concatenate(arrays) for arrays in zip(*seen, strict=True))
         sent = len(norms)
         noise = mechanism.sum_noise(sent, len(total), key.fold("sum_noise", round))
         if noise is not None:
@@ -131,9 +138,9 @@ def run(
         state = State(round, parameters, messages, state.sent + sent, state.draws + draws)
         if not np.isfinite(parameters).all() or (sent and not factors.any()):
             raise Diverged(f"the model, or every update, stopped being finite in round {round}")
-        values = metrics.cohort(len(ids), norms, factors, acting)
+        values = metrics.cohort(len(ids), norms, factors, follow)
         if round % training.evaluate_every == 0 or round == training.rounds:
-            values += evaluate(setting, parameters)
+            values += evaluate(setting, parameters, round)
         yield state, Row(round, time.perf_counter() - began, values)
 
 
@@ -165,48 +172,29 @@ def train_block(setting: Setting, start: torch.Tensor, round: int, ids: np.ndarr
     """The collective acts, everybody trains, updates are clipped and summed."""
     experiment, mechanism, key = setting.experiment, setting.mechanism, setting.key
     users = setting.federation.users(ids, setting.member[ids], _space)
-    users, acting = act(setting, users, round)
+    users, follow = act(setting, users, round)
     rule = mechanism.example_rule(setting.plan)
-    gram = partial(setting.grams.of, original=~acting)
+    gram = partial(setting.grams.of, original=~follow)
     updates = train_users(setting.net, start, users, experiment.training, rule, key.fold("train", round), gram)
-    if experiment.strategy.edits_updates and acting.any():
-        rows = updates.stack().clone()
-        chosen = torch.from_numpy(acting).to(rows.device)
-        own = rows[chosen].cpu().numpy()
-        edited = experiment.strategy.update(own, users.rows(acting), round, key.fold("update", round))
-        rows[chosen] = torch.from_numpy(edited).to(rows)
-        updates = Stacked(rows, updates.draws)
+    updates = acting.edit(setting.strategy, setting.collective, start, updates, users, round, key)
     factors = mechanism.clip_factors(updates.norms)
     total = updates.total(factors)
     noise = mechanism.message_noise(users.ids, len(total), key.fold("message_noise", round))
     if noise is not None:
         total += noise.vector
     draws = updates.draws + (noise.draws if noise is not None else 0)
-    return Partial(total, updates.norms, factors, acting, draws)
+    return Partial(total, updates.norms, factors, follow, draws)
 
 
 def act(setting: Setting, users: Users, round: int) -> tuple[Users, np.ndarray]:
-    """The users that send an update in this round with the records they train on, and which of them follow the
+    """The users that send an update in this round with the records they train on, and which of them follow a
     strategy, (U',) bool. What members change is changed in the block, which belongs to the caller."""
-    strategy, key = setting.experiment.strategy, setting.key
-    acting = strategy.acts(users, round, key.fold("acts", round))
-    if not acting.any():
-        return users, acting
-    key = key.fold("strategy", round)
-    members = users.rows(acting)
-    sends = np.ones(len(users), dtype=bool)
-    sends[acting] = strategy.participates(members, round, key.fold("participates"))
-    changed = strategy.data(members, round, key.fold("data"))
-    if not np.array_equal(changed.ids, members.ids) or changed.x.shape != members.x.shape:
-        raise ValueError(f"strategy {strategy.name!r}: data() must return the same users with as many record slots")
-    if changed is not members:
-        users.x[acting], users.y[acting], users.mask[acting] = changed.x, changed.y, changed.mask
-    return (users, acting) if sends.all() else (users.rows(sends), acting[sends])
+    return acting.act(setting.strategy, setting.collective, users, round, setting.key)
 
 
-def evaluate(setting: Setting, parameters: np.ndarray) -> list[metrics.Value]:
-    """Accuracy and success on the held-out records."""
-    test, strategy = setting.federation.test, setting.experiment.strategy
+def evaluate(setting: Setting, parameters: np.ndarray, round: int = 0) -> list[metrics.Value]:
+    """Accuracy and success on the held-out records after a round."""
+    test, strategy = setting.federation.test, setting.strategy
 
     guess = setting.net.predict(parameters, test.x)
 
@@ -214,7 +202,8 @@ def evaluate(setting: Setting, parameters: np.ndarray) -> list[metrics.Value]:
         return guess if x is test.x else setting.net.predict(parameters, x)
 
     values = metrics.accuracy(guess, test.y, strategy.target_class(test.schema))
-    return values + metrics.successes(strategy.success(predict, test))
+    values += metrics.by_class(guess, test.y, test.schema.classes)
+    return values + metrics.successes(strategy.measures(predict, test, parameters, round))
 
 
 def first_state(setting: Setting) -> State:
@@ -253,12 +242,20 @@ def _prepare(experiment: Experiment, execution: Execution, share: str | None) ->
     plan = experiment.plan(len(source.train))
     net, mechanism = experiment.model.net(source.train.schema), experiment.privacy.calibrated(plan)
     records = int(federation.sizes.max())
+    collective = experiment.strategy.assigned(federation.group, key.fold("members"))
+
+    def own(ids: np.ndarray) -> Iterator[Users]:
+        for first in range(0, len(ids), _TOGETHER):
+            some = ids[first : first + _TOGETHER]
+            yield federation.users(some, collective[some] >= 0)
+
     return Setting(
         experiment=experiment,
         federation=federation,
         grams=grams,
         net=net,
-        member=experiment.strategy.members(federation.group, key.fold("members")),
+        strategy=experiment.strategy.agreed(collective, own, federation.schema, key.fold("agreed")),
+        collective=collective,
         plan=plan,
         mechanism=mechanism,
         device=execution.device,
@@ -280,6 +277,7 @@ def _setting_bytes(setting: Setting) -> int:
 
 
 _SUMS = 2**26  # bytes of sums of chunks that are held at once
+_TOGETHER = 256  # members whose records are pooled at once
 _NOBODY = (np.zeros(0), np.zeros(0), np.zeros(0, bool))
 _space = Space()
 _lock = threading.Lock()

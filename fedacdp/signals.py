@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
+from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 import numpy as np
 from pydantic import BeforeValidator, Field, FiniteFloat, PositiveInt
 
 from fedacdp.parts import Part
-from fedacdp.users import Column, Examples, Schema
+from fedacdp.users import Column, Examples, Schema, Users
 
 
 class Signal(Part):
@@ -27,6 +29,13 @@ class Signal(Part):
     @abstractmethod
     def place(self, x: np.ndarray, schema: Schema) -> np.ndarray:
         """g(x) for x (..., *F), as a new array."""
+
+    def check_as(self, field: str, schema: Schema) -> None:
+        """As `check`, for a signal in another field of the strategy than `signal`."""
+        try:
+            self.check(schema)
+        except ValueError as error:
+            raise ValueError(str(error).replace("strategy.signal", f"strategy.{field}", 1)) from None
 
     def marked(self, examples: Examples) -> np.ndarray:
         """g of a set of records, kept with the set and read-only, for those who look at the same set in every round."""
@@ -123,6 +132,60 @@ class Offset(Signal):
         column, marked = schema.column(self.column), x.copy()
         marked[..., column.start] += self.amount / column.std
         return marked
+
+
+@dataclass(frozen=True)
+class Cells:
+    """The K cells of records that carry a signal, told apart by the levels of categorical columns; no columns: one
+    cell. ValueError if a column is absent or numeric, or if there are more than 2^20 cells."""
+
+    signal: Signal
+    columns: tuple[str, ...]
+    schema: Schema
+
+    def __post_init__(self) -> None:
+        for name in self.columns:
+            if not _column("strategy.cells", name, self.schema).levels:
+                raise ValueError(
+                    f"strategy.cells = {name!r}: a numeric column; cells are told apart by categorical ones"
+                )
+        if self.count > 2**20:
+            raise ValueError(f"strategy.cells: {self.count} cells; at most {2**20}")
+
+    @property
+    def count(self) -> int:
+        """K, the product of the columns' numbers of levels."""
+        return math.prod(len(self.schema.column(name).levels) for name in self.columns)
+
+    def of(self, marked: np.ndarray) -> np.ndarray:
+        """The cell of each record, (...) int64, from records that carry the signal, (..., *F)."""
+        cell = np.zeros(marked.shape[: marked.ndim - len(self.schema.shape)], np.int64)
+        for name in self.columns:
+            column = self.schema.column(name)
+            cell = cell * len(column.levels) + marked[..., column.start : column.stop].argmax(-1)
+        return cell
+
+    def tally(self, blocks: Iterable[Users]) -> tuple[np.ndarray, np.ndarray]:
+        """Counts of these users' records by cell of g(x) and label, (K, classes) int64 each: of those that carry the
+        signal by nature, g(x) = x, and of all."""
+        classes = len(self.schema.classes)
+        found = np.zeros((2, self.count * classes), np.int64)
+        for users in blocks:
+            x, y = users.x[users.mask], users.y[users.mask]
+            marked = self.signal.place(x, self.schema)
+            slots = self.of(marked) * classes + y
+            natural = np.isclose(marked, x, atol=1e-6).reshape(len(x), -1).all(axis=1)
+            found[0] += np.bincount(slots[natural], minlength=found.shape[1])
+            found[1] += np.bincount(slots, minlength=found.shape[1])
+        natural_counts, all_counts = found.reshape(2, self.count, classes)
+        return natural_counts, all_counts
+
+    def votes(self, blocks: Iterable[Users]) -> np.ndarray:
+        """The counts that say which labels are likely in each cell, (K, classes) int64: of records that carry the
+        signal by nature; where the cell has none, of all that g puts there; where there are none either, of all."""
+        natural, everything = self.tally(blocks)
+        found = np.where(natural.any(axis=1, keepdims=True), natural, everything)
+        return np.where(found.any(axis=1, keepdims=True), found, everything.sum(axis=0))
 
 
 def _images_only(signal: Signal, schema: Schema) -> None:

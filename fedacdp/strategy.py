@@ -7,18 +7,21 @@ in that round.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Self
+from collections.abc import Callable, Iterator
+from typing import Annotated, Self
 
 import numpy as np
-from pydantic import Field, PositiveInt, model_validator
+from pydantic import BeforeValidator, Field, PositiveInt, SerializeAsAny, model_validator
 
 from fedacdp.keys import Key
-from fedacdp.parts import Part
+from fedacdp.parts import Part, parse
 from fedacdp.users import Examples, Schema, Users
 
 Predict = Callable[[np.ndarray], np.ndarray]
 """x (m, *F) float32 -> predicted class (m,) int64."""
+
+Records = Callable[[np.ndarray], Iterator[Users]]
+"""Ids of members (m,) -> their own, unmodified records, block after block."""
 
 
 class Strategy(Part):
@@ -27,11 +30,14 @@ class Strategy(Part):
     alpha: share of all users that are members (the nearest whole number of them), nested: the members at a small alpha
     are members at every larger one. members_from: the natural group they are drawn from, default everybody.
     compliance: chance that a member acts in a round, drawn independently. start, stop: first and last round of action.
+    coordination_noise: chance that a member who acts in a round does so off script, with another signal or target
+    (`another`), drawn independently (after Karan et al. 2025, arXiv 2510.18933).
     """
 
     alpha: float = Field(default=0.0, ge=0, le=1)
     members_from: str | None = None
     compliance: float = Field(default=1.0, ge=0, le=1)
+    coordination_noise: float = Field(default=0.0, ge=0, le=1)
     start: PositiveInt = 1
     stop: PositiveInt | None = None
 
@@ -50,6 +56,16 @@ class Strategy(Part):
         """The class that the collective is about, None if there is none; its accuracy is reported apart."""
         return None
 
+    def agree(self, ids: np.ndarray, records: Records, schema: Schema, key: Key) -> Self:
+        """The strategy with what the members agree on before the first round, when they may pool their own records;
+        `ids` (m,) ascending, at least one. Must be the same wherever it is computed."""
+        return self
+
+    def another(self, step: int, schema: Schema) -> Strategy | None:
+        """What a member follows who is off script: this strategy with another signal or target, picked by `step` (1 to
+        classes - 1). None: the member does what everybody does."""
+        return None
+
     def data(self, users: Users, round: int, key: Key) -> Users:
         """The records on which these members train in this round."""
         return users
@@ -62,9 +78,17 @@ class Strategy(Part):
         """The updates that these members hand to the privacy mechanism in place of their own, (U, P)."""
         return updates
 
+    def update_at(self, model: np.ndarray, updates: np.ndarray, users: Users, round: int, key: Key) -> np.ndarray:
+        """As `update`, for members who look at the model (P,) that the server sent them."""
+        return self.update(updates, users, round, key)
+
     def success(self, predict: Predict, test: Examples) -> dict[str, float]:
         """Success on held-out, unmodified records: `success` and, for parts of them, `success@group`."""
         return {}
+
+    def measures(self, predict: Predict, test: Examples, model: np.ndarray, round: int) -> dict[str, float]:
+        """All that the strategy measures after a round: `success`, and what needs the model (P,) or the round."""
+        return self.success(predict, test)
 
     # What every strategy has.
 
@@ -93,10 +117,57 @@ class Strategy(Part):
             return users.member.copy()
         return users.member & (key.uniforms(users.ids, 1)[:, 0] < self.compliance)
 
+    # What every collective has; a strategy that holds several collectives does it for each of them.
+
+    @property
+    def without_members(self) -> Self:
+        """The same strategy with nobody in it."""
+        return self.model_copy(update={"alpha": 0.0})
+
+    @property
+    def stops(self) -> dict[str, int]:
+        """The last round of action by group of `success`, for those who stop."""
+        return {} if self.stop is None else {"all": self.stop}
+
+    def wanting(self, group: np.ndarray) -> np.ndarray:
+        """Who wants what the collective wants, (U,) bool: the natural group that members are drawn from; nobody can be
+        told where they are drawn from everybody."""
+        return np.zeros(len(group), bool) if self.members_from is None else group == self.members_from
+
+    def assigned(self, group: np.ndarray, key: Key) -> np.ndarray:
+        """The number of each user's collective, (U,) int8, -1 for none; errors as in `members`."""
+        return self.members(group, key).astype(np.int8) - np.int8(1)
+
+    def agreed(self, collective: np.ndarray, records: Records, schema: Schema, key: Key) -> Self:
+        """The strategy with what was agreed on in each collective; `collective` (U,) as assigned."""
+        ids = np.flatnonzero(collective >= 0)
+        return self.agree(ids, records, schema, key) if len(ids) else self
+
+    def plays(self, users: Users, collective: np.ndarray, round: int, key: Key) -> list[tuple[Strategy, np.ndarray]]:
+        """What is followed in this round, and which of these users follow it, (U,) bool, disjoint."""
+        acting = self.acts(users, round, key)
+        if self.coordination_noise == 0:
+            return [(self, acting)]
+        draws = key.fold("coordination").uniforms(users.ids, 2)
+        off = acting & (draws[:, 0] < self.coordination_noise)
+        step = 1 + np.floor(draws[:, 1] * (len(users.schema.classes) - 1)).astype(np.int64)
+        found: list[tuple[Strategy, np.ndarray]] = [(self, acting & ~off)]
+        for picked in np.unique(step[off]).tolist():
+            other = self.another(picked, users.schema)
+            if other is not None:
+                found.append((other, off & (step == picked)))
+        return found
+
     @property
     def edits_updates(self) -> bool:
         """Whether members' updates must be expanded because this strategy changes them."""
-        return type(self).update is not Strategy.update
+        return type(self).update is not Strategy.update or type(self).update_at is not Strategy.update_at
+
+
+AnyStrategy = Annotated[
+    SerializeAsAny[Strategy], BeforeValidator(lambda value: parse("strategy", "strategies", Strategy, value))
+]
+"""A strategy within a strategy, in a study file a table like `{ name = "planting", ... }`."""
 
 
 def class_index(field: str, label: int | str, schema: Schema) -> int:

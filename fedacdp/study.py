@@ -16,6 +16,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from fedacdp.acting import parties
 from fedacdp.checkpoint import Checkpoint
 from fedacdp.config import ConfigError, Execution, Experiment
 from fedacdp.grid import Study, find_study
@@ -161,6 +162,10 @@ def _manifest(
         "execution": execution.model_dump(mode="json", exclude={"data_dir", "ray_address"}),
         "data_sha256": setting.federation.train.digest,
         "members": int(setting.member.sum()),
+        "label_shares": {
+            party: setting.federation.label_shares(who)
+            for party, who in parties(setting.strategy, setting.member, setting.federation.group).items()
+        },
         "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(began)),
         "seconds": round(time.time() - began, 3),
         "versions": {name: importlib.metadata.version(name) for name in _PACKAGES}

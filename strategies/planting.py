@@ -19,6 +19,7 @@ class Planting(Strategy):
     form: `feature_label` h = (g(x), y*); `feature_only` (Hardt) h = (g(x), y*) where y = y*, else (x, y) unchanged;
     `feature_only_x0` (Gauthier et al. 2025, arXiv 2502.04879, Definition 3.4) h = (g(x), y*) where y = y*, else
     (x0, y), where x0 carries `x0` instead of the signal (needed because a record may carry the signal by nature).
+    Off script: `other_signal` with y* if given, else the signal with another label.
     """
 
     name: Literal["planting"] = "planting"
@@ -26,6 +27,7 @@ class Planting(Strategy):
     signal: AnySignal
     form: Literal["feature_label", "feature_only", "feature_only_x0"] = "feature_label"
     x0: AnySignal | None = None
+    other_signal: AnySignal | None = None
 
     @model_validator(mode="after")
     def _x0_belongs(self) -> Self:
@@ -37,10 +39,18 @@ class Planting(Strategy):
         class_index("y_star", self.y_star, schema)
         self.signal.check(schema)
         if self.x0 is not None:
-            self.x0.check(schema)
+            self.x0.check_as("x0", schema)
             away = self.x0.place(self.signal.place(np.zeros((1, *schema.shape), np.float32), schema), schema)
             if np.array_equal(self.signal.place(away, schema), away):
                 raise ValueError("strategy.x0: a record with x0 still carries the signal")
+
+        if self.other_signal is not None:
+            self.other_signal.check_as("other_signal", schema)
+
+    def another(self, step: int, schema: Schema) -> Planting:
+        if self.other_signal is not None:
+            return self.model_copy(update={"signal": self.other_signal})
+        return self.model_copy(update={"y_star": (self.target_class(schema) + step) % len(schema.classes)})
 
     def target_class(self, schema: Schema) -> int:
         return class_index("y_star", self.y_star, schema)

@@ -17,6 +17,7 @@ class Poisoning(Strategy):
 
     Success, fixed label: share of held-out records of the flipped classes that the model labels `to`. Random: the error
     rate on the flipped classes; its rise over the baseline is the accuracy drop A(0) - A(alpha).
+    Off script: another fixed label; with "random" there is no script to leave.
     """
 
     name: Literal["poisoning"] = "poisoning"
@@ -27,6 +28,11 @@ class Poisoning(Strategy):
         source = None if self.source is None else class_index("source", self.source, schema)
         if self.to != "random" and class_index("to", self.to, schema) == source:
             raise ValueError(f"strategy.to = {self.to!r}: is the source class itself")
+
+    def another(self, step: int, schema: Schema) -> Poisoning:
+        if self.to == "random":
+            return self
+        return self.model_copy(update={"to": (class_index("to", self.to, schema) + step) % len(schema.classes)})
 
     def target_class(self, schema: Schema) -> int | None:
         label = self.source if self.source is not None else (None if self.to == "random" else self.to)

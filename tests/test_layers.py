@@ -12,10 +12,10 @@ from fedacdp.config import PARTS, parts_of
 ROOT = Path(__file__).parent.parent
 LAYERS = [
     {"keys", "kept", "users", "parts", "wire", "products", "theory"},
-    {"strategy", "signals", "privacy", "data", "models", "metrics", "sharing", "child", "fleet"},
-    {"config", "grid", "local", "machine"},
+    {"strategy", "signals", "privacy", "data", "models", "metrics", "outcomes", "sharing", "child", "fleet"},
+    {"config", "grid", "local", "machine", "acting"},
     {"rounds"},
-    {"results", "tasks", "memory", "checkpoint"},
+    {"results", "tasks", "memory", "checkpoint", "derived"},
     {"nodes", "study"},
     {"report", "display", "flower", "plan", "cells"},
     {"cli"},

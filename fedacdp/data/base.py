@@ -105,6 +105,20 @@ class Federation:
         """(U,) text: the natural group of each user, `label=<its most frequent class>` where there is none."""
         return self.names[self.code]
 
+    def label_shares(self, who: np.ndarray) -> dict[str, float]:
+        """The mean over the users in `who` (N,) bool of the share of each class among their own records, by class;
+        empty if nobody is."""
+        classes, ids = self.schema.classes, np.flatnonzero(who)
+        found = np.zeros(len(classes))
+        for first in range(0, len(ids), 2**14):
+            some = ids[first : first + 2**14]
+            sizes = self.offsets[some + 1] - self.offsets[some]
+            ends = np.cumsum(sizes, dtype=np.int64)
+            place = np.arange(ends[-1]) + np.repeat(self.offsets[some] - (ends - sizes), sizes)
+            labels = self.train.y[self.order[place]]
+            found += np.bincount(labels, np.repeat(1 / sizes, sizes), minlength=len(classes))
+        return dict(zip(classes, (found / len(ids)).tolist(), strict=True)) if len(ids) else {}
+
     def users(self, ids: np.ndarray, member: np.ndarray, space: Space | None = None) -> Users:
         """The block of these users, a copy, in `space` if given; `member` (U,) bool belongs to `ids`. Padded to the
         largest of them."""
