@@ -35,12 +35,14 @@ def shuffled(users: Users, batch: int | Literal["full"], steps: int | None, epoc
     per_epoch = np.maximum(1, -(-sizes // max(1, width)))
     mine = np.full(len(users), steps) if epochs is None else epochs * per_epoch
     step = np.arange(int(mine.max(initial=0)))
-    epoch, turn = step[None, :] // per_epoch[:, None], step[None, :] % per_epoch[:, None]
+    one = len(users) > 0 and (sizes == sizes[0]).all()  # what is the same for all users is found for one
+    few = slice(0, 1) if one else slice(None)
+    epoch, turn = step[None, :] // per_epoch[few, None], step[None, :] % per_epoch[few, None]
     position = turn[:, :, None] * width + np.arange(width)
-    chosen = (position < sizes[:, None, None]) & (step[None, :] < mine[:, None])[:, :, None]
+    chosen = (position < sizes[few, None, None]) & (step[None, :] < mine[few, None])[:, :, None]
     order = _orders(users, int(epoch.max(initial=0)) + 1, key)
     index = order[np.arange(len(users))[:, None, None], np.where(chosen, position, 0), epoch[:, :, None]]
-    return Batches(index, chosen)
+    return Batches(index, np.broadcast_to(chosen, index.shape))
 
 
 def poisson(users: Users, rate: float, steps: int, key: Key) -> Batches:

@@ -38,27 +38,29 @@ def train(
 ) -> torch.Tensor:
     """All steps of all users, (U, P): SGD on the mean cross entropy of each batch, or DP-SGD under `rule`."""
     x, y = tensors(users, start)
-    images = x.movedim(2, -1).contiguous()
+    images = x.movedim(2, -1).flatten(0, 1).contiguous()
     own = start[plan.order].repeat(len(users), 1)
     weights = torch.from_numpy(batches.weight if rule is None else batches.chosen).to(start)
-    index, chosen = torch.from_numpy(batches.index), batches.chosen
-    groups, steps = _kept.groups(net, plan, start, lr, rule), index.shape[1]
+    chosen, records = batches.chosen, x.shape[1]
+    rows = torch.arange(len(users))[:, None, None] * records + torch.from_numpy(batches.index)
+    truth = torch.eye(_classes(plan), dtype=start.dtype)[y.flatten()]
+    groups, steps = _kept.groups(net, plan, start, lr, rule), rows.shape[1]
     for first in range(0, len(users), GROUP):
         mine = slice(first, first + GROUP)
-        rows, noise = own[mine], None
+        mine_own, noise = own[mine], None
         if rule is not None and rule.noise_multiplier and key is not None:
             noise = torch.from_numpy(key.normals(users.ids[mine], steps * len(start))).to(start)
             noise = noise.mul_(-lr / rule.batch * rule.noise_multiplier * rule.clip_norm).unflatten(1, (steps, -1))
         for step in range(steps):
             width = max(1, int(chosen[mine, step].sum(-1).max()))  # a batch's records come before its padding
-            group = groups.of(len(rows), width)
+            group = groups.of(len(mine_own), width)
             if step == 0:
-                group.own.copy_(rows)
-            group.step(images[mine], y[mine], index[mine, step, :width], weights[mine, step, :width])
+                group.own.copy_(mine_own)
+            group.step(images, truth, rows[mine, step, :width].flatten(), weights[mine, step, :width])
             if noise is not None:
                 group.own.add_(noise[:, step])
-        rows.copy_(group.own)
-    return own.index_select(1, plan.order.argsort()).sub_(start)
+        mine_own.copy_(group.own)
+    return own.index_select(1, plan.places).sub_(start)
 
 
 class _Groups:
@@ -114,8 +116,7 @@ class Group:
     def __init__(self, plan: Plan, own: torch.Tensor, batch: int, rooms: _Rooms, lr: float, rule: ExampleRule | None):
         self.own, users, count = own, len(own), len(own) * batch
         room = rooms[-1]
-        classes = plan.layers[-1].out_features
-        assert isinstance(classes, int)
+        classes = _classes(plan)
         self.images = room("images", count, *plan.image)
         self.truth, self.weight = room("truth", count, classes), room("weight", users, batch)
         self.layers = _layers(plan, own, rooms)
@@ -138,11 +139,10 @@ class Group:
         else:
             self._descend_clipped(weighted, lr / rule.batch, rule.clip_norm, room)
 
-    def step(self, images: torch.Tensor, labels: torch.Tensor, index: torch.Tensor, weight: torch.Tensor) -> None:
-        """One step on the records `index` (u, b) of images (u, n, h, w, c) and labels (u, n)."""
-        rows = (torch.arange(len(index))[:, None] * images.shape[1] + index).flatten()
-        torch.index_select(images.flatten(0, 1), 0, rows, out=self.images)
-        self.truth.zero_().scatter_(1, labels.flatten()[rows][:, None], 1.0)
+    def step(self, images: torch.Tensor, truth: torch.Tensor, rows: torch.Tensor, weight: torch.Tensor) -> None:
+        """One step on the records `rows` (u b,) of images (m, h, w, c) with one-hot labels `truth` (m, classes)."""
+        torch.index_select(images, 0, rows, out=self.images)
+        torch.index_select(truth, 0, rows, out=self.truth)
         self.weight.copy_(weight)
         self.tape.play()
 
@@ -158,8 +158,8 @@ class Group:
             torch.linalg.vector_norm(norms, dim=0, out=every)
             torch.div(clip, every.clamp(min=clip), out=factors.view(-1))
             factors.mul_(self.weight)
-            wrong = ~every.isfinite()
-            if wrong.any():
+            if not every.sum().isfinite():
+                wrong = ~every.isfinite()
                 factors.view(-1)[wrong] = 0
                 for layer in layers:
                     layer.forget(wrong)
@@ -167,6 +167,12 @@ class Group:
         self.tape(clip_factors)
         for layer in layers:
             layer.descend_by(self.tape, factors, rate)
+
+
+def _classes(plan: Plan) -> int:
+    last = plan.layers[-1]
+    assert isinstance(last, nn.Linear)
+    return last.out_features
 
 
 def _layers(plan: Plan, own: torch.Tensor, rooms: _Rooms) -> list[Layer]:

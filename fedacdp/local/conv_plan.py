@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 from torch import nn
@@ -17,14 +18,16 @@ _Pair = tuple[int, int]
 @dataclass(frozen=True)
 class Plan:
     """A network that this form can train: its layers on images (height, width, channels), and the place (P,) of each
-    parameter of a user's row (channels last) in the network's own order."""
+    parameter of a user's row (channels last) in the network's own order; `places` (P,) is the way back."""
 
     layers: tuple[nn.Module, ...]
     sizes: tuple[Size, ...]
     image: tuple[int, int, int]
     order: torch.Tensor
+    places: torch.Tensor
 
 
+@lru_cache(maxsize=8)
 def plan_of(net: Net, shape: tuple[int, ...]) -> Plan | None:
     """The plan for images (channels, height, width) if the net is a Sequential of convolutions with tanh or ReLU and
     max pooling, Flatten, and dense layers; None for anything else."""
@@ -48,7 +51,7 @@ def plan_of(net: Net, shape: tuple[int, ...]) -> Plan | None:
     order = _order(net, (channels, *sizes[-1]))
     for place in range(len(spatial) - 1, -1, -1):  # what the layer above reads
         sizes[place] = _needed(spatial[place], sizes[place + 1], sizes[place])
-    return Plan(layers, tuple(sizes), (shape[1], shape[2], shape[0]), order)
+    return Plan(layers, tuple(sizes), (shape[1], shape[2], shape[0]), order, order.argsort())
 
 
 def _order(net: Net, image: tuple[int, int, int]) -> torch.Tensor:
