@@ -21,7 +21,7 @@ from fedacdp.keys import Key
 from fedacdp.local import block_size, train_users
 from fedacdp.local.grams import Grams
 from fedacdp.local.updates import Stacked
-from fedacdp.models.base import Net
+from fedacdp.models.base import Learner
 from fedacdp.privacy.base import Mechanism, Plan
 from fedacdp.users import Space, Users
 
@@ -34,7 +34,7 @@ class Setting:
     experiment: Experiment
     federation: Federation
     grams: Grams
-    net: Net
+    net: Learner
     member: np.ndarray
     plan: Plan
     mechanism: Mechanism
@@ -55,7 +55,7 @@ class Setting:
 
 @dataclass(frozen=True)
 class State:
-    """All that lives between rounds. `parameters` (P,) float32; `messages` (U,) int32, how often each user was sampled;
+    """All that lives between rounds. `parameters` (P,); `messages` (U,) int32, how often each user was sampled;
     `round` rounds done, `sent` updates sent, `draws` noise vectors drawn. No generator state: keys are addresses."""
 
     round: int
@@ -124,7 +124,8 @@ def run(
         if noise is not None:
             total += noise.vector
         with np.errstate(over="ignore"):  # what is too large for float32 becomes infinite, which is looked for below
-            parameters = (state.parameters + training.server_lr / plan.cohort * total).astype(np.float32)
+            parameters = state.parameters + training.server_lr / plan.cohort * total
+            parameters = parameters.astype(state.parameters.dtype)
 
         messages = state.messages.copy()
         messages[ids] += 1
@@ -150,16 +151,14 @@ def work(setting: Setting, parameters: np.ndarray, round: int, ids: np.ndarray) 
     """One chunk of a round, anywhere: block after block of users whose training stays in the processor's cache."""
     start = torch.from_numpy(parameters).to(setting.device)
     blocks = (ids[first : first + setting.block] for first in range(0, len(ids), setting.block))
-    done = [train_block(setting, start, round, block) for block in blocks]
-    if len(done) == 1:
-        return done[0]
-    return Partial(
-        total=np.sum([part.total for part in done], axis=0),
-        norms=np.concatenate([part.norms for part in done]),
-        factors=np.concatenate([part.factors for part in done]),
-        acting=np.concatenate([part.acting for part in done]),
-        draws=sum(part.draws for part in done),
-    )
+    total, draws, seen = np.zeros(len(parameters)), 0, [_NOBODY]
+    for block in blocks:
+        part = train_block(setting, start, round, block)
+        total += part.total
+        draws += part.draws
+        seen.append((part.norms, part.factors, part.acting))
+    norms, factors, acting = (np.concatenate(arrays) for arrays in zip(*seen, strict=True))
+    return Partial(total, norms, factors, acting, draws)
 
 
 def train_block(setting: Setting, start: torch.Tensor, round: int, ids: np.ndarray) -> Partial:
@@ -167,9 +166,10 @@ def train_block(setting: Setting, start: torch.Tensor, round: int, ids: np.ndarr
     experiment, mechanism, key = setting.experiment, setting.mechanism, setting.key
     users = setting.federation.users(ids, setting.member[ids], _space)
     users, acting = act(setting, users, round)
-    rule = mechanism.example_rule(setting.plan)
+    rule, response = mechanism.example_rule(setting.plan), mechanism.response(setting.plan)
     gram = partial(setting.grams.of, original=~acting)
-    updates = train_users(setting.net, start, users, experiment.training, rule, key.fold("train", round), gram)
+    key_of_round = key.fold("train", round)
+    updates = train_users(setting.net, start, users, experiment.training, rule, key_of_round, gram, response)
     if experiment.strategy.edits_updates and acting.any():
         rows = updates.stack().clone()
         chosen = torch.from_numpy(acting).to(rows.device)
