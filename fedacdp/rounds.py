@@ -253,7 +253,8 @@ def _prepare(experiment: Experiment, execution: Execution, share: str | None) ->
     federation, grams = _kept(_federations, slot, lambda: _federated(experiment, source, key))
     plan = experiment.plan(len(source.train))
     net, mechanism = experiment.model.net(source.train.schema), experiment.privacy.calibrated(plan)
-    records = int(federation.sizes.max())
+    records, shape = int(federation.sizes.max()), source.train.schema.shape
+    rule, edited = mechanism.example_rule(plan), experiment.strategy.edits_updates
     return Setting(
         experiment=experiment,
         federation=federation,
@@ -263,7 +264,7 @@ def _prepare(experiment: Experiment, execution: Execution, share: str | None) ->
         plan=plan,
         mechanism=mechanism,
         device=execution.device,
-        block=block_size(net, source.train.schema.shape, records, mechanism.example_rule(plan), execution.device),
+        block=block_size(net, shape, records, rule, execution.device, edited),
     )
 
 

@@ -31,28 +31,31 @@ _EVERYBODY = 2**31
 _PLACES = 20  # numbers in hand for the place of one record
 
 
-def block_size(net: Learner, shape: tuple[int, ...], records: int, rule: ExampleRule | None, device: str) -> int:
-    """How many users with up to `records` records of `shape` to train at once. A GPU takes a whole chunk."""
-    return _EVERYBODY if device != "cpu" else max(8, _CACHE // (4 * _numbers(net, shape, records, rule)))
+def block_size(
+    net: Learner, shape: tuple[int, ...], records: int, rule: ExampleRule | None, device: str, edited: bool
+) -> int:
+    """How many users with up to `records` records of `shape` to train at once; `edited` says that their updates may be
+    expanded for a strategy to edit. A GPU takes a whole chunk."""
+    return _EVERYBODY if device != "cpu" else max(8, _CACHE // (4 * _numbers(net, shape, records, rule, edited)))
 
 
 def training_bytes(
-    net: Learner, shape: tuple[int, ...], records: int, batch: int, users: int, rule: ExampleRule | None
+    net: Learner, shape: tuple[int, ...], records: int, batch: int, users: int, rule: ExampleRule | None, edited: bool
 ) -> int:
     """About how many bytes the training of so many users at once takes, in float32; rather more than less."""
     if not isinstance(net, Net):
-        return 4 * users * _numbers(net, shape, records, rule) + 3 * 8 * net.size
-    numbers, fixed = 2 * _numbers(net, shape, records, rule), 0
+        return 4 * users * _numbers(net, shape, records, rule, edited) + 3 * 8 * net.size
+    numbers, fixed = 2 * _numbers(net, shape, records, rule, edited), 0
     if net.dense is None and plan_of(net, shape) is None:
         numbers += 3 * batch * net.activations(shape) + 2 * net.size
         fixed = 3 * general.GRADIENT_BYTES if rule is not None else 0
     return 4 * users * numbers + fixed
 
 
-def _numbers(net: Learner, shape: tuple[int, ...], records: int, rule: ExampleRule | None) -> int:
+def _numbers(net: Learner, shape: tuple[int, ...], records: int, rule: ExampleRule | None, edited: bool) -> int:
     """The numbers that belong to one user: its records, its parameters and their gradients."""
     if not isinstance(net, Net):
-        return records * (math.prod(shape) + _PLACES)
+        return records * (math.prod(shape) + _PLACES) + (3 * 2 * net.size if edited else 0)  # float64, thrice
     if (shapes := net.dense) is None or not pays(*shapes[0], records):
         return records * math.prod(shape) + 2 * net.size
     outputs, inputs = shapes[0]
