@@ -124,8 +124,7 @@ def run(
         if noise is not None:
             total += noise.vector
         with np.errstate(over="ignore"):  # what is too large for float32 becomes infinite, which is looked for below
-            parameters = state.parameters + training.server_lr / plan.cohort * total
-            parameters = parameters.astype(state.parameters.dtype)
+            parameters = (state.parameters + training.server_lr / plan.cohort * total).astype(state.parameters.dtype)
 
         messages = state.messages.copy()
         messages[ids] += 1
@@ -150,6 +149,8 @@ def draw_cohort(setting: Setting, state: State, round: int) -> np.ndarray:
 def work(setting: Setting, parameters: np.ndarray, round: int, ids: np.ndarray) -> Partial:
     """One chunk of a round, anywhere: block after block of users whose training stays in the processor's cache."""
     start = torch.from_numpy(parameters).to(setting.device)
+    if len(ids) <= setting.block:
+        return train_block(setting, start, round, ids)
     blocks = (ids[first : first + setting.block] for first in range(0, len(ids), setting.block))
     total, draws, seen = np.zeros(len(parameters)), 0, [_NOBODY]
     for block in blocks:
