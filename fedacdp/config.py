@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import re
 from functools import cached_property
 from pathlib import Path
@@ -55,7 +56,8 @@ class Training(BaseModel):
     """How the platform trains: T rounds on Poisson cohorts, and each user's plain SGD.
 
     Exactly one of local_steps and local_epochs; batch = "full" takes all of a user's records at each step. The server
-    adds server_lr * (sum of updates) / (sampling_prob * users) to the model.
+    adds server_lr * (sum of updates) / (sampling_prob * users) to the model. Where the model learns by counts, rounds
+    and sampling_prob are all there is: counts take no steps.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -64,16 +66,23 @@ class Training(BaseModel):
     local_steps: PositiveInt | None = None
     local_epochs: PositiveInt | None = None
     batch: PositiveInt | Literal["full"] = "full"
-    local_lr: float = Field(ge=0)
+    local_lr: float | None = Field(default=None, ge=0)
     server_lr: PositiveFloat = 1.0
     evaluate_every: PositiveInt = 1
 
-    @model_validator(mode="after")
-    def _one_of_two(self) -> Self:
+    def check(self, learns_by: str) -> None:
+        """ValueError, naming the field, if this is not how a model learns by "gradients" or by "counts"."""
+        if learns_by == "counts":
+            for name in ("local_steps", "local_epochs", "local_lr", "batch", "server_lr"):
+                value = getattr(self, name)
+                if value != Training.model_fields[name].default:
+                    raise ValueError(f"training.{name} = {value}: counts take no steps; leave it out")
+            return
         if (self.local_steps is None) == (self.local_epochs is None):
             given = "neither" if self.local_steps is None else "both"
-            raise ValueError(f"local_steps, local_epochs: exactly one must be given, not {given}")
-        return self
+            raise ValueError(f"training.local_steps, local_epochs: exactly one must be given, not {given}")
+        if self.local_lr is None:
+            raise ValueError("training.local_lr: must be given")
 
 
 class Experiment(BaseModel):
@@ -89,6 +98,20 @@ class Experiment(BaseModel):
 
     @model_validator(mode="after")
     def _combine(self) -> Self:
+        self.training.check(self.model.learns_by)
+        for field, needs, name in (
+            ("privacy", self.privacy.needs, self.privacy.name),
+            ("strategy", self.strategy.needs, self.strategy.name),
+        ):
+            if needs not in (None, self.model.learns_by):
+                raise ValueError(
+                    f"{field}.name = {name!r}: needs a model that learns by {needs}; "
+                    f"{self.model.name} learns by {self.model.learns_by}"
+                )
+        if self.privacy.needs == "counts" and self.strategy.edits_updates:
+            raise ValueError(
+                f"privacy.name = {self.privacy.name!r}: randomises symbols; {self.strategy.name} edits updates"
+            )
         if self.privacy.name == "local_dpsgd" and self.training.local_steps is None:
             raise ValueError("training.local_epochs: local_dpsgd needs local_steps, epochs depend on private sizes")
         return self
@@ -127,6 +150,7 @@ class Experiment(BaseModel):
             local_steps=self.training.local_steps or 0,
             batch=min(batch, each),
             batch_prob=min(1.0, batch / each),
+            diameter=math.sqrt(2) if self.model.learns_by == "counts" and not self.strategy.edits_updates else 2.0,
         )
 
     def check(self, source: Source) -> None:
@@ -135,6 +159,11 @@ class Experiment(BaseModel):
             self.data.check(len(source.train))
             self.strategy.check(source.train.schema)
             self.model.net(source.train.schema)
+            if self.privacy.needs == "counts" and self.data.records_each(len(source.train)) != 1:
+                raise ValueError(
+                    f"privacy.name = {self.privacy.name!r}: a message is one record, so users must have one each; "
+                    f'take partition = "resampled" with records = 1, or {len(source.train)} users'
+                )
         except ValueError as error:
             raise ConfigError(str(error)) from None
 

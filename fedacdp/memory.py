@@ -55,8 +55,8 @@ def _needed(setting: Setting, execution: Execution, nodes: int, chunk: int) -> i
     users, records = min(chunk, setting.block, setting.plan.users), int(setting.federation.sizes.max())
     batch = setting.experiment.training.batch
     rule = setting.mechanism.example_rule(setting.plan)
-    shape = setting.federation.schema.shape
-    training = training_bytes(setting.net, shape, records, records if batch == "full" else batch, users, rule)
+    shape, edited = setting.federation.schema.shape, setting.experiment.strategy.edits_updates
+    training = training_bytes(setting.net, shape, records, records if batch == "full" else batch, users, rule, edited)
     process = NODE if execution.engine == "flower" and execution.device == "cpu" else 0
     return nodes * (process + training)
 

@@ -90,9 +90,9 @@ def save_rounds(folder: Path, rows: list[Row]) -> None:
 
 
 def save_model(folder: Path, shapes: dict[str, tuple[int, ...]], parameters: np.ndarray) -> None:
-    """The model as safetensors, one float32 array per parameter, by name."""
+    """The model as safetensors, one array per parameter, by name, in the precision that it has."""
     ends = np.cumsum([math.prod(shape) for shape in shapes.values()])[:-1]
-    pieces = np.split(parameters.astype(np.float32), ends)
+    pieces = np.split(parameters, ends)
     named = {name: piece.reshape(shape) for (name, shape), piece in zip(shapes.items(), pieces, strict=True)}
     write(folder / "model.safetensors", save(named))
 
@@ -191,7 +191,7 @@ def settings(experiments: list[Experiment]) -> list[str]:
         words = [fields["privacy.name"], *(fields[name] for name in sorted(parts))]
         for name, value in fields.items():
             differs = len(seen[name, fields.get(_part_name(name))]) > 1 and not name.endswith(".name")
-            budget = name in ("privacy.epsilon", "privacy.noise_multiplier")
+            budget = name in ("privacy.epsilon", "privacy.noise_multiplier", "privacy.message_epsilon")
             if value is not None and (budget or differs) and name not in ("seed", "strategy.alpha"):
                 words.append(
                     f"{name.removeprefix('privacy.')}={value:g}" if isinstance(value, float) else f"{name}={value}"

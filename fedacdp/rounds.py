@@ -19,7 +19,7 @@ from fedacdp.kept import Kept
 from fedacdp.keys import Key
 from fedacdp.local import block_size, train_users
 from fedacdp.local.grams import Grams
-from fedacdp.models.base import Net
+from fedacdp.models.base import Learner
 from fedacdp.privacy.base import Mechanism, Plan
 from fedacdp.strategy import Strategy
 from fedacdp.users import Space, Users
@@ -34,7 +34,7 @@ class Setting:
     experiment: Experiment
     federation: Federation
     grams: Grams
-    net: Net
+    net: Learner
     strategy: Strategy
     collective: np.ndarray
     plan: Plan
@@ -61,7 +61,7 @@ class Setting:
 
 @dataclass(frozen=True)
 class State:
-    """All that lives between rounds. `parameters` (P,) float32; `messages` (U,) int32, how often each user was sampled;
+    """All that lives between rounds. `parameters` (P,); `messages` (U,) int32, how often each user was sampled;
     `round` rounds done, `sent` updates sent, `draws` noise vectors drawn. No generator state: keys are addresses."""
 
     round: int
@@ -130,7 +130,7 @@ def run(
         if noise is not None:
             total += noise.vector
         with np.errstate(over="ignore"):  # what is too large for float32 becomes infinite, which is looked for below
-            parameters = (state.parameters + training.server_lr / plan.cohort * total).astype(np.float32)
+            parameters = (state.parameters + training.server_lr / plan.cohort * total).astype(state.parameters.dtype)
 
         messages = state.messages.copy()
         messages[ids] += 1
@@ -155,17 +155,16 @@ def draw_cohort(setting: Setting, state: State, round: int) -> np.ndarray:
 def work(setting: Setting, parameters: np.ndarray, round: int, ids: np.ndarray) -> Partial:
     """One chunk of a round, anywhere: block after block of users whose training stays in the processor's cache."""
     start = torch.from_numpy(parameters).to(setting.device)
-    blocks = (ids[first : first + setting.block] for first in range(0, max(1, len(ids)), setting.block))
-    done = [train_block(setting, start, round, block) for block in blocks]
-    if len(done) == 1:
-        return done[0]
-    return Partial(
-        total=np.sum([part.total for part in done], axis=0),
-        norms=np.concatenate([part.norms for part in done]),
-        factors=np.concatenate([part.factors for part in done]),
-        acting=np.concatenate([part.acting for part in done]),
-        draws=sum(part.draws for part in done),
-    )
+    if len(ids) <= setting.block:
+        return train_block(setting, start, round, ids)
+    total, draws, seen = np.zeros(len(parameters)), 0, [_NOBODY]
+    for first in range(0, len(ids), setting.block):
+        part = train_block(setting, start, round, ids[first : first + setting.block])
+        total += part.total
+        draws += part.draws
+        seen.append((part.norms, part.factors, part.acting))
+    norms, factors, follow = (np.concatenate(arrays) for arrays in zip(*seen, strict=True))
+    return Partial(total, norms, factors, follow, draws)
 
 
 def train_block(setting: Setting, start: torch.Tensor, round: int, ids: np.ndarray) -> Partial:
@@ -173,9 +172,9 @@ def train_block(setting: Setting, start: torch.Tensor, round: int, ids: np.ndarr
     experiment, mechanism, key = setting.experiment, setting.mechanism, setting.key
     users = setting.federation.users(ids, setting.member[ids], _space)
     users, follow = act(setting, users, round)
-    rule = mechanism.example_rule(setting.plan)
-    gram = partial(setting.grams.of, original=~follow)
-    updates = train_users(setting.net, start, users, experiment.training, rule, key.fold("train", round), gram)
+    rule, response = mechanism.example_rule(setting.plan), mechanism.response(setting.plan)
+    gram, drawn = partial(setting.grams.of, original=~follow), key.fold("train", round)
+    updates = train_users(setting.net, start, users, experiment.training, rule, drawn, gram, response)
     updates = acting.edit(setting.strategy, setting.collective, start, updates, users, round, key)
     factors = mechanism.clip_factors(updates.norms)
     total = updates.total(factors)
@@ -241,7 +240,8 @@ def _prepare(experiment: Experiment, execution: Execution, share: str | None) ->
     federation, grams = _federations(slot, lambda: _federated(experiment, source, key))
     plan = experiment.plan(len(source.train))
     net, mechanism = experiment.model.net(source.train.schema), experiment.privacy.calibrated(plan)
-    records = int(federation.sizes.max())
+    records, shape = int(federation.sizes.max()), source.train.schema.shape
+    rule, edited = mechanism.example_rule(plan), experiment.strategy.edits_updates
     collective = experiment.strategy.assigned(federation.group, key.fold("members"))
 
     def own(ids: np.ndarray) -> Iterator[Users]:
@@ -259,7 +259,7 @@ def _prepare(experiment: Experiment, execution: Execution, share: str | None) ->
         plan=plan,
         mechanism=mechanism,
         device=execution.device,
-        block=block_size(net, source.train.schema.shape, records, mechanism.example_rule(plan), execution.device),
+        block=block_size(net, shape, records, rule, execution.device, edited),
     )
 
 

@@ -159,6 +159,11 @@ class Strategy(Part):
         return found
 
     @property
+    def needs(self) -> str | None:
+        """How a model must learn for this strategy, as `Model.learns_by`; None if it does not matter."""
+        return None
+
+    @property
     def edits_updates(self) -> bool:
         """Whether members' updates must be expanded because this strategy changes them."""
         return type(self).update is not Strategy.update or type(self).update_at is not Strategy.update_at

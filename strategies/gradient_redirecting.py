@@ -31,6 +31,10 @@ class GradientRedirecting(Strategy):
     max_norm: PositiveFloat
     bias: PositiveFloat = 1.0
 
+    @property
+    def needs(self) -> str:
+        return "gradients"  # whose last parameters are output biases
+
     def check(self, schema: Schema) -> None:
         self.target_class(schema)
 

@@ -70,6 +70,14 @@ class Several(Strategy):
         return self._with(nobody).model_copy(update={"alpha": 0.0})
 
     @property
+    def needs(self) -> str | None:
+        return next((each.needs for each in self.collectives.values() if each.needs), None)
+
+    @property
+    def edits_updates(self) -> bool:
+        return any(each.edits_updates for each in self.collectives.values())
+
+    @property
     def stops(self) -> dict[str, int]:
         return {name: strategy.stop for name, strategy in self.collectives.items() if strategy.stop is not None}
 

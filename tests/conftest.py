@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import subprocess
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
 
-from fedacdp.config import Execution, Experiment, experiment_from
+from fedacdp.config import Execution, Experiment, experiment_from, parts_of
+from fedacdp.data import tables
+from fedacdp.data.base import DataSet, Source
+from fedacdp.privacy.base import Noisy
 from fedacdp.products import one_thread
 from fedacdp.rounds import Compute, Setting, run
 from fedacdp.users import Schema, Users
@@ -61,6 +64,60 @@ def raw_experiment(**changes: Any) -> dict[str, Any]:
 
 def experiment(**changes: Any) -> Experiment:
     return experiment_from(raw_experiment(**changes))
+
+
+class Toy(DataSet):
+    """A generated table of two categorical columns and a numeric one, whose label follows its colour as a rule."""
+
+    name: Literal["toy"] = "toy"
+    rows: int = 400
+
+    def load(self, folder: Path) -> Source:
+        rng = np.random.default_rng(5)
+        levels = {"colour": ("blue", "green", "red"), "size": ("1", "2", "3", "4")}
+        parts = []
+        for rows in (self.rows, 120):
+            table = {name: rng.choice(values, rows) for name, values in levels.items()}
+            table["age"] = rng.integers(18, 80, rows).astype(str)
+            usual = np.searchsorted(levels["colour"], table["colour"])
+            table["label"] = np.array(["x", "y", "z"])[
+                np.where(rng.random(rows) < 0.6, usual, rng.integers(0, 3, rows))
+            ]
+            parts.append(table)
+        return tables.encode(parts[0], parts[1], "label", ("x", "y", "z"), ("age",))
+
+
+CELLS = {"name": "histogram", "cells": ["colour", "size", "age"], "bins": {"age": [30, 50.5]}}
+
+
+def counting(**changes: Any) -> Experiment:
+    """A small experiment in which users of one record are counted: 36 cells of 3 classes."""
+    base: dict[str, Any] = {
+        "data": Toy(users=60, partition="resampled", records=1),
+        "model": CELLS,
+        "strategy": {"name": "planting", "alpha": 0.1, "y_star": "z", "signal": COLUMNS},
+        "training": {"rounds": 3, "sampling_prob": 0.5},
+    }
+    return experiment(**base | changes)
+
+
+COLUMNS = {"name": "columns", "values": {"colour": "red", "size": "2"}}
+
+
+MECHANISMS: dict[str, dict[str, Any]] = {
+    name: {"name": name}
+    | ({"noise_multiplier": 0.5, "delta": 1e-5, "clip_norm": 0.5} if issubclass(part, Noisy) else {})
+    | ({"message_epsilon": 1.0} if name == "randomised_response" else {})
+    for name, part in parts_of("privacy").items()
+}
+"""Every mechanism with fields it can be used with."""
+
+
+def under(privacy: dict[str, Any], **changes: Any) -> Experiment:
+    """The small experiment under a mechanism: users who train, or, where the mechanism needs it, are counted."""
+    part: Any = parts_of("privacy")[privacy["name"]]
+    small = counting if part.needs == "counts" else experiment
+    return small(privacy=privacy, **changes)
 
 
 def local(chunk: int = 128) -> Execution:

@@ -19,7 +19,8 @@ from fedacdp.rounds import NodeFailure, WorkFailed, compute_here, prepare, run
 from fedacdp.sharing import joined, shares
 from fedacdp.tasks import pack_task, perform, read_partials
 from fedacdp.wire import pack, unpack
-from tests.conftest import alive, descendants, experiment, last_bytes, local
+from tests.conftest import MECHANISMS, alive, counting, descendants, experiment, last_bytes, local
+from tests.test_data import REAL
 
 PRIVACY = {
     "none": {"name": "none"},
@@ -122,7 +123,7 @@ def test_gpu_shares_that_the_machine_lacks_are_refused(monkeypatch):
 
 @pytest.fixture(scope="module")
 def two_nodes():
-    with nodes(Execution(nodes=2, data_dir=Path("absent"))) as compute:
+    with nodes(Execution(nodes=2, data_dir=REAL)) as compute:
         yield compute
 
 
@@ -131,6 +132,18 @@ def test_flower_gives_the_bits_of_the_engine_local(two_nodes, name):
     for chunk in (7, 64):
         setting = prepare(experiment(privacy=PRIVACY[name]), local(chunk))
         assert last_bytes(setting, local(chunk), two_nodes) == last_bytes(setting, local(chunk), compute_here)
+
+
+@pytest.mark.parametrize("name", ["none", "local_update", "randomised_response"])
+def test_flower_gives_the_bits_of_the_engine_local_where_users_are_counted(two_nodes, name):
+    if not (REAL / "german").is_dir():
+        pytest.skip("needs the published files of german in ../shared/data")
+    model = {"name": "histogram", "cells": ["credit_history", "age"], "bins": {"age": [30, 45]}}
+    strategy = {"name": "poisoning", "alpha": 0.2}
+    counted = counting(data={"name": "german", "users": 800}, model=model, strategy=strategy, privacy=MECHANISMS[name])
+    execution = Execution(engine="local", chunk=150, data_dir=REAL)
+    setting = prepare(counted, execution)
+    assert last_bytes(setting, execution, two_nodes) == last_bytes(setting, execution, compute_here)
 
 
 def test_runs_in_flight_at_once_do_not_mix(two_nodes):

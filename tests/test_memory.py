@@ -55,7 +55,7 @@ for kind in sys.argv[1:]:
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         train(net, rule, 400)
         taken = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024
-        print(kind, training_bytes(net, (1, 28, 28), records, 10, 400, rule), taken, flush=True)
+        print(kind, training_bytes(net, (1, 28, 28), records, 10, 400, rule, False), taken, flush=True)
         os._exit(0)
     assert os.wait()[1] == 0
 """

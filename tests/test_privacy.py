@@ -12,7 +12,7 @@ from fedacdp.privacy import accounting
 from fedacdp.privacy.accounting import Gaussians
 from fedacdp.privacy.base import Noisy, Plan, clip_factors
 from fedacdp.rounds import compute_here, prepare, run
-from tests.conftest import experiment, local
+from tests.conftest import MECHANISMS, experiment, local, under
 
 PLAN = Plan(users=1000, sampling_prob=0.1, rounds=100, local_steps=5, batch=4.0, batch_prob=1 / 3)
 NOISY = {name: part for name, part in parts_of("privacy").items() if issubclass(part, Noisy)}
@@ -188,8 +188,7 @@ def test_the_noise_of_client_side_dpsgd_reaches_the_released_model_at_its_size()
 
 @pytest.mark.parametrize("name", parts_of("privacy"))
 def test_noise_draws_made_equal_those_accounted(name):
-    fields = {} if name == "none" else {"noise_multiplier": 1.0, "delta": 1e-5, "clip_norm": 1.0}
-    setting = prepare(experiment(privacy={"name": name, **fields}), local())
+    setting = prepare(under(MECHANISMS[name]), local())
     *_, (state, _) = run(setting, local(), compute_here)
     assert state.draws == setting.mechanism.draws(setting.plan, state.sent)
     assert (state.draws > 0) == (name != "none")

@@ -8,14 +8,16 @@ from typing import TYPE_CHECKING
 import torch
 
 from fedacdp.keys import Key
-from fedacdp.local import conv, dense, general, grams
+from fedacdp.local import conv, counts, dense, general, grams
 from fedacdp.local.batches import poisson, shuffled
 from fedacdp.local.conv_plan import plan_of
 from fedacdp.local.dual import pays
 from fedacdp.local.opacus import train_with_opacus
 from fedacdp.local.updates import Stacked, Updates
-from fedacdp.models.base import Net
+from fedacdp.models.base import Learner, Net
+from fedacdp.models.histogram import Counts
 from fedacdp.privacy.base import ExampleRule
+from fedacdp.privacy.randomised_response import Response
 from fedacdp.users import Users
 
 if TYPE_CHECKING:
@@ -26,26 +28,34 @@ _CACHE = 2**24
 """Bytes that a block of users may take: about what stays in a processor's cache. The same everywhere, for the bits of a
 sum depend on its blocks."""
 _EVERYBODY = 2**31
+_PLACES = 20  # numbers in hand for the place of one record
 
 
-def block_size(net: Net, shape: tuple[int, ...], records: int, rule: ExampleRule | None, device: str) -> int:
-    """How many users with up to `records` records of `shape` to train at once. A GPU takes a whole chunk."""
-    return _EVERYBODY if device != "cpu" else max(8, _CACHE // (4 * _numbers(net, shape, records, rule)))
+def block_size(
+    net: Learner, shape: tuple[int, ...], records: int, rule: ExampleRule | None, device: str, edited: bool
+) -> int:
+    """How many users with up to `records` records of `shape` to train at once; `edited` says that their updates may be
+    expanded for a strategy to edit. A GPU takes a whole chunk."""
+    return _EVERYBODY if device != "cpu" else max(8, _CACHE // (4 * _numbers(net, shape, records, rule, edited)))
 
 
 def training_bytes(
-    net: Net, shape: tuple[int, ...], records: int, batch: int, users: int, rule: ExampleRule | None
+    net: Learner, shape: tuple[int, ...], records: int, batch: int, users: int, rule: ExampleRule | None, edited: bool
 ) -> int:
     """About how many bytes the training of so many users at once takes, in float32; rather more than less."""
-    numbers, fixed = 2 * _numbers(net, shape, records, rule), 0
+    if not isinstance(net, Net):
+        return 4 * users * _numbers(net, shape, records, rule, edited) + 3 * 8 * net.size
+    numbers, fixed = 2 * _numbers(net, shape, records, rule, edited), 0
     if net.dense is None and plan_of(net, shape) is None:
         numbers += 3 * batch * net.activations(shape) + 2 * net.size
         fixed = 3 * general.GRADIENT_BYTES if rule is not None else 0
     return 4 * users * numbers + fixed
 
 
-def _numbers(net: Net, shape: tuple[int, ...], records: int, rule: ExampleRule | None) -> int:
+def _numbers(net: Learner, shape: tuple[int, ...], records: int, rule: ExampleRule | None, edited: bool) -> int:
     """The numbers that belong to one user: its records, its parameters and their gradients."""
+    if not isinstance(net, Net):
+        return records * (math.prod(shape) + _PLACES) + (3 * 2 * net.size if edited else 0)  # float64, thrice
     if (shapes := net.dense) is None or not pays(*shapes[0], records):
         return records * math.prod(shape) + 2 * net.size
     outputs, inputs = shapes[0]
@@ -57,18 +67,24 @@ def _numbers(net: Net, shape: tuple[int, ...], records: int, rule: ExampleRule |
 
 
 def train_users(
-    net: Net,
+    net: Learner,
     start: torch.Tensor,
     users: Users,
     training: Training,
     rule: ExampleRule | None,
     key: Key,
     gram: dense.Gram = grams.gram,
+    response: Response | None = None,
 ) -> Updates:
     """Local training of every user of the block from the same parameters `start` (P,), in the precision of `start`.
 
-    Plain SGD on the mean cross entropy of each batch, or DP-SGD under `rule`. Draws come from `key` and the user's id.
+    Plain SGD on the mean cross entropy of each batch, or DP-SGD under `rule`; where the model learns by counts, these,
+    or randomised reports under `response`. Draws come from `key` and the user's id.
     """
+    if isinstance(net, Counts):
+        return counts.count(net, users, response, key.fold("response"))
+    assert isinstance(net, Net)
+    assert training.local_lr is not None
     if len(users) == 0:
         return Stacked(torch.zeros(0, len(start), dtype=start.dtype, device=start.device))
     shapes = net.dense

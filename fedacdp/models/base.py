@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from functools import cached_property
+from typing import ClassVar, Literal
 
 import numpy as np
 import torch
@@ -19,14 +20,26 @@ from fedacdp.users import Schema
 
 
 class Model(Part):
-    """A model: a torch module built for a schema. No batch statistics, no dropout, no state besides parameters."""
+    """A model, built for a schema. `learns_by` is what it asks of a user's records: gradients for local steps, or just
+    to be counted, which takes no steps, no learning rate and no batches."""
+
+    learns_by: ClassVar[Literal["gradients", "counts"]]
+
+    @abstractmethod
+    def net(self, schema: Schema) -> Learner:
+        """The model as functions of a flat parameter vector; ValueError if it does not fit the schema."""
+
+
+class Network(Model):
+    """A model that is a torch module. No batch statistics, no dropout, no state besides parameters."""
+
+    learns_by: ClassVar[Literal["gradients", "counts"]] = "gradients"
 
     @abstractmethod
     def module(self, schema: Schema) -> nn.Module:
         """The untrained module, x (m, *F) -> logits (m, classes); ValueError if it does not fit the schema."""
 
     def net(self, schema: Schema) -> Net:
-        """The module as a function of a flat parameter vector."""
         with torch.device("meta"):
             module = self.module(schema)
         if any(True for _ in module.buffers()):
@@ -34,22 +47,38 @@ class Model(Part):
         return Net(module)
 
 
-@dataclass(frozen=True)
-class Net:
-    """A module without values of its own; P parameters live outside, in one flat vector in the order of
-    `named_parameters`."""
+class Learner(ABC):
+    """A model without values of its own; P parameters live outside, in one flat vector. What users send is added up
+    and moves that vector."""
 
-    module: nn.Module
-
-    @cached_property
+    @property
+    @abstractmethod
     def shapes(self) -> dict[str, tuple[int, ...]]:
-        """Name -> shape of each parameter, in order."""
-        return {name: tuple(p.shape) for name, p in self.module.named_parameters()}
+        """Name -> shape of each parameter, in the order of the flat vector."""
 
     @cached_property
     def size(self) -> int:
         """P, the number of parameters."""
         return sum(math.prod(shape) for shape in self.shapes.values())
+
+    @abstractmethod
+    def initial(self, key: Key) -> np.ndarray:
+        """Starting values (P,), in the precision that they keep in every round."""
+
+    @abstractmethod
+    def predict(self, flat: np.ndarray, x: np.ndarray) -> np.ndarray:
+        """The class of each record x (m, *F), (m,) int64, from flat parameters (P,)."""
+
+
+@dataclass(frozen=True)
+class Net(Learner):
+    """A torch module as functions of its parameters, in the order of `named_parameters`."""
+
+    module: nn.Module
+
+    @cached_property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        return {name: tuple(p.shape) for name, p in self.module.named_parameters()}
 
     @cached_property
     def dense(self) -> list[tuple[int, int]] | None:

@@ -4,11 +4,11 @@ from typing import Literal
 
 from torch import nn
 
-from fedacdp.models.base import Model
+from fedacdp.models.base import Network
 from fedacdp.users import Schema
 
 
-class Cnn(Model):
+class Cnn(Network):
     """Two tanh convolutions with max pooling and two dense layers: 26,010 parameters on 28 x 28 grey images
     (Papernot et al. 2021, arXiv 2007.14191, and the tutorials of TensorFlow Privacy and Opacus)."""
 

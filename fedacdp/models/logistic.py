@@ -5,11 +5,11 @@ from typing import Literal
 
 from torch import nn
 
-from fedacdp.models.base import Model
+from fedacdp.models.base import Network
 from fedacdp.users import Schema
 
 
-class Logistic(Model):
+class Logistic(Network):
     """One dense layer from the flattened record to the classes."""
 
     name: Literal["logistic"] = "logistic"

@@ -7,11 +7,11 @@ from typing import Annotated, Literal
 from pydantic import Field, PositiveInt
 from torch import nn
 
-from fedacdp.models.base import Model
+from fedacdp.models.base import Network
 from fedacdp.users import Schema
 
 
-class Mlp(Model):
+class Mlp(Network):
     """Dense layers of the sizes `hidden` with ReLU between them, then a dense layer to the classes."""
 
     name: Literal["mlp"] = "mlp"

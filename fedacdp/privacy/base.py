@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple, Self
 
 import numpy as np
 from pydantic import Field, PositiveFloat, model_validator
@@ -13,15 +13,18 @@ from pydantic import Field, PositiveFloat, model_validator
 from fedacdp.keys import Key
 from fedacdp.parts import Part
 from fedacdp.privacy import accounting
+from fedacdp.privacy.guarantee import Guarantee
 
 if TYPE_CHECKING:
     from fedacdp.privacy.accounting import Gaussians
+    from fedacdp.privacy.randomised_response import Response
 
 
 @dataclass(frozen=True)
 class Plan:
     """The public numbers of an experiment, all that a mechanism may depend on: users N, sampling_prob q, rounds T,
-    local_steps, expected batch and the chance batch_prob that an example enters it."""
+    local_steps, expected batch and the chance batch_prob that an example enters it; and `diameter`, how far apart two
+    updates of norm at most 1 can be: 2, but sqrt(2) if none has a negative entry, |a - b|^2 = |a|^2 + |b|^2 - 2ab."""
 
     users: int
     sampling_prob: float
@@ -29,6 +32,7 @@ class Plan:
     local_steps: int
     batch: float
     batch_prob: float
+    diameter: float = 2.0
 
     @property
     def cohort(self) -> float:
@@ -60,65 +64,13 @@ class Noise(NamedTuple):
     draws: int
 
 
-@dataclass(frozen=True)
-class Guarantee:
-    """What an epsilon means. Columns of the table and the statement of the page come from here and nowhere else."""
-
-    mechanism: str
-    unit: str
-    observer: str
-    adjacency: str
-    epsilon: float
-    delta: float
-    noise_multiplier: float
-    clip_norm: float
-    sampler: str
-    releases: str
-    mu: float | None = None
-    accountant: str = accounting.ACCOUNTANT
-    opinions: dict[str, float] = field(default_factory=dict)
-    per_message_epsilon: float | None = None
-    warnings: tuple[str, ...] = ()
-
-    NOT_COVERED: ClassVar[str] = (
-        "Not covered: test metrics, update norms, cohort sizes, data-set statistics used for standardising. "
-        "Tuning not counted. Noise comes from a recorded seed: a simulation, not a private release."
-    )
-
-    @property
-    def sentence(self) -> str:
-        """The guarantee in words, with everything that gives the number its meaning (NIST SP 800-226)."""
-        if not math.isfinite(self.epsilon):
-            return f"{self.mechanism}: no privacy guarantee."
-        once = (
-            "" if self.per_message_epsilon is None else f" One message alone: epsilon = {self.per_message_epsilon:.3g}."
-        )
-        return (
-            f"epsilon = {self.epsilon:.3g} at delta = {self.delta:g}; unit: {self.unit}; adjacency: "
-            f"{self.adjacency.replace('_', '-')}; against {OBSERVERS[self.observer]}; {self.sampler}; {self.releases}; "
-            f"noise multiplier {self.noise_multiplier:.4g}, clip norm {self.clip_norm:g}; {self.accountant}.{once} "
-            f"{self.NOT_COVERED}"
-        )
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain values for the manifest; infinity as text and NaN as null, because JSON has neither."""
-        plain = asdict(self) | {"sentence": self.sentence}
-        return {name: _json_number(value) for name, value in plain.items()}
-
-
-OBSERVERS = {
-    "model_holder": "anyone who sees every released model, not against the server",
-    "server": "the server, which sees every message and its sender",
-    "none": "nobody",
-}
-
-
 class Mechanism(Part):
     """A privacy mechanism. The defaults are those of no privacy at all; a mechanism overrides what it changes.
 
     A mechanism is used through `calibrated(plan)`, which has a noise multiplier whatever was given.
     """
 
+    needs: ClassVar[Literal["gradients", "counts"] | None] = None  # what the model must learn by
     unit: ClassVar[str] = "none"
     observer: ClassVar[str] = "none"
     adjacency: ClassVar[str] = "none"
@@ -133,6 +85,10 @@ class Mechanism(Part):
 
     def example_rule(self, plan: Plan) -> ExampleRule | None:
         """What is done to per-example gradients in local training; None for plain SGD."""
+        return None
+
+    def response(self, plan: Plan) -> Response | None:
+        """The randomised response by which each user tells its symbol; None to send counts as they are."""
         return None
 
     def clip_factors(self, norms: np.ndarray) -> np.ndarray:
@@ -177,7 +133,7 @@ class Noisy(Mechanism):
     def releases(self, plan: Plan) -> Gaussians:
         """The Gaussians that a run of `plan` releases about one unit, seen by the observer."""
 
-    def ratio_to_multiplier(self, ratio: float) -> float:
+    def ratio_to_multiplier(self, ratio: float, plan: Plan) -> float:
         """The noise multiplier at which sigma / sensitivity is `ratio` (add-or-remove: sensitivity = clip_norm)."""
         return ratio
 
@@ -187,7 +143,7 @@ class Noisy(Mechanism):
         assert self.epsilon is not None
         shape = self.model_copy(update={"epsilon": None, "noise_multiplier": 1.0}).releases(plan)
         ratio = accounting.calibrate(self.epsilon, self.delta, shape.rate, shape.count)
-        return self.model_copy(update={"epsilon": None, "noise_multiplier": self.ratio_to_multiplier(ratio)})
+        return self.model_copy(update={"epsilon": None, "noise_multiplier": self.ratio_to_multiplier(ratio, plan)})
 
     @property
     def multiplier(self) -> float:
@@ -238,9 +194,3 @@ def clip_factors(norms: np.ndarray, bound: float) -> np.ndarray:
     finite = np.isfinite(norms)
     safe = np.where(finite & (norms > bound), norms, bound)
     return np.where(finite, bound / safe, 0.0)
-
-
-def _json_number(value: Any) -> Any:
-    if isinstance(value, float) and not math.isfinite(value):
-        return "inf" if value > 0 else None
-    return value

@@ -22,6 +22,7 @@ class LocalDpSgd(Noisy):
     """
 
     name: Literal["local_dpsgd"] = "local_dpsgd"
+    needs: ClassVar[Literal["gradients", "counts"] | None] = "gradients"
     unit: ClassVar[str] = "example"
     observer: ClassVar[str] = "server"
     adjacency: ClassVar[str] = "add_or_remove"

@@ -11,11 +11,13 @@ from pydantic import PositiveInt
 from fedacdp.keys import Key
 from fedacdp.privacy import accounting
 from fedacdp.privacy.accounting import Gaussians
-from fedacdp.privacy.base import Guarantee, Noise, Noisy, Plan, clip_factors
+from fedacdp.privacy.base import Noise, Noisy, Plan, clip_factors
+from fedacdp.privacy.guarantee import Guarantee
 
 
 class LocalUpdate(Noisy):
-    """A user sends clip(update, C) + N(0, (z C)^2 I). Against the server any two inputs are neighbours: sensitivity 2C.
+    """A user sends clip(update, C) + N(0, (z C)^2 I). Against the server any two inputs are neighbours: sensitivity 2C,
+    and sqrt(2) C for counts, which have no negative entries however many records they count (`Plan.diameter`).
 
     A user sends at most `max_messages` (default ceil(qT)); the sampler enforces it and the epsilon is that of all of
     them. Being sampled amplifies nothing, because the server sees who sends.
@@ -55,13 +57,13 @@ class LocalUpdate(Noisy):
         return messages
 
     def releases(self, plan: Plan) -> Gaussians:
-        return Gaussians(self.multiplier / 2, 1.0, self.message_limit(plan))
+        return Gaussians(self.multiplier / plan.diameter, 1.0, self.message_limit(plan))
 
-    def ratio_to_multiplier(self, ratio: float) -> float:
-        return 2 * ratio
+    def ratio_to_multiplier(self, ratio: float, plan: Plan) -> float:
+        return plan.diameter * ratio
 
     def guarantee(self, plan: Plan) -> Guarantee:
-        once = Gaussians(self.calibrated(plan).multiplier / 2, 1.0, 1)
+        once = Gaussians(self.calibrated(plan).multiplier / plan.diameter, 1.0, 1)
         whole = super().guarantee(plan)
         return Guarantee(**{**vars(whole), "per_message_epsilon": accounting.epsilon(once, self.delta)})
 
@@ -69,4 +71,5 @@ class LocalUpdate(Noisy):
         return "no amplification by sampling, the server sees who sends"
 
     def composition(self, plan: Plan) -> str:
-        return f"at most {self.message_limit(plan)} messages of a user in {plan.rounds} rounds, enforced"
+        apart = f", sensitivity {plan.diameter:.4g} times the clip norm"
+        return f"at most {self.message_limit(plan)} messages of a user in {plan.rounds} rounds, enforced{apart}"

@@ -6,7 +6,7 @@ import math
 import re
 from typing import Any
 
-from fedacdp.privacy.base import OBSERVERS
+from fedacdp.privacy.guarantee import OBSERVERS
 from fedacdp.report.numbers import Estimate, Key, Setting, StudyResults
 
 _WHERE = {"model_holder": "central privacy", "server": "local privacy"}

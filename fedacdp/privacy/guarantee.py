@@ -1,0 +1,70 @@
+"""What an epsilon means: the guarantee of a run, in fields and in words."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass, field
+from typing import Any, ClassVar
+
+from fedacdp.privacy import accounting
+
+
+@dataclass(frozen=True)
+class Guarantee:
+    """What an epsilon means. Columns of the table and the statement of the page come from here and nowhere else."""
+
+    mechanism: str
+    unit: str
+    observer: str
+    adjacency: str
+    epsilon: float
+    delta: float
+    noise_multiplier: float
+    clip_norm: float
+    sampler: str
+    releases: str
+    mu: float | None = None
+    accountant: str = accounting.ACCOUNTANT
+    opinions: dict[str, float] = field(default_factory=dict)
+    per_message_epsilon: float | None = None
+    warnings: tuple[str, ...] = ()
+
+    NOT_COVERED: ClassVar[str] = (
+        "Not covered: test metrics, update norms, cohort sizes, data-set statistics used for standardising. "
+        "Tuning not counted. Noise comes from a recorded seed: a simulation, not a private release."
+    )
+
+    @property
+    def sentence(self) -> str:
+        """The guarantee in words, with everything that gives the number its meaning (NIST SP 800-226)."""
+        if not math.isfinite(self.epsilon):
+            return f"{self.mechanism}: no privacy guarantee."
+        once = (
+            "" if self.per_message_epsilon is None else f" One message alone: epsilon = {self.per_message_epsilon:.3g}."
+        )
+        noise = f"noise multiplier {self.noise_multiplier:.4g}, clip norm {self.clip_norm:g}; "
+        noise = "" if math.isnan(self.noise_multiplier) else noise
+        return (
+            f"epsilon = {self.epsilon:.3g} at delta = {self.delta:g}; unit: {self.unit}; adjacency: "
+            f"{self.adjacency.replace('_', '-')}; against {OBSERVERS[self.observer]}; {self.sampler}; {self.releases}; "
+            f"{noise}{self.accountant}.{once} "
+            f"{self.NOT_COVERED}"
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values for the manifest; infinity as text and NaN as null, because JSON has neither."""
+        plain = asdict(self) | {"sentence": self.sentence}
+        return {name: _json_number(value) for name, value in plain.items()}
+
+
+OBSERVERS = {
+    "model_holder": "anyone who sees every released model, not against the server",
+    "server": "the server, which sees every message and its sender",
+    "none": "nobody",
+}
+
+
+def _json_number(value: Any) -> Any:
+    if isinstance(value, float) and not math.isfinite(value):
+        return "inf" if value > 0 else None
+    return value
