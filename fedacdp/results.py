@@ -18,6 +18,7 @@ import numpy as np
 import pandas as pd
 from safetensors.numpy import save
 
+from fedacdp import bounds
 from fedacdp.config import ConfigError, Experiment, experiment_from
 from fedacdp.rounds import Row
 
@@ -48,10 +49,11 @@ COLUMNS = [
     "role",
     "status",
     "warning",
+    "note",
 ]
 """Columns of the tidy table. `setting` names what distinguishes the run's experiment besides seed and alpha: runs are
 repetitions of each other if, and only if, setting and alpha agree. `role` is `run`, or `baseline` for a run without a
-collective that was added for comparison."""
+collective that was added for comparison. `note` says why a bound has no value."""
 
 _ROUNDS = {"round": "int32", "metric": "str", "group": "str", "value": "float64", "seconds": "float64"}
 
@@ -127,13 +129,14 @@ def table(folder: Path) -> pd.DataFrame:
     """The tidy table of all finished runs at or below `folder`, columns COLUMNS, one row per run, round, metric, group.
 
     For each `success` there is a `success_baseline` of the same round and group: the same experiment without a
-    collective, with the same random numbers. ConfigError if there are no runs or a file is damaged.
+    collective, with the same random numbers; and a `success_ceiling` and a `success_floor`, or why there is none
+    (`bounds.rows`). ConfigError if there are no runs or a file is damaged.
     """
     runs = list(finished_runs(folder))
     if not runs:
         raise ConfigError(f"{folder}: no finished runs")
     labels = settings([experiment for _, _, experiment in runs])
-    constants, rounds = [], {}
+    constants, rounds, about = [], {}, {}
     for (path, manifest, experiment), label in zip(runs, labels, strict=True):
         slot = (manifest["study"], experiment.run_id)
         try:
@@ -141,6 +144,7 @@ def table(folder: Path) -> pd.DataFrame:
         except (OSError, ValueError) as error:
             raise ConfigError(f"{path / 'rounds.parquet'}: cannot be read ({error})") from None
         constants.append(_constants(manifest, experiment, label))
+        about[slot] = (experiment, constants[-1]["noise_multiplier"], rounds[slot])
     success = {slot: frame[frame["metric"] == "success"] for slot, frame in rounds.items()}
     parts = [frame.assign(study=study, run_id=run_id) for (study, run_id), frame in rounds.items()]
     for _, manifest, experiment in runs:
@@ -149,6 +153,7 @@ def table(folder: Path) -> pd.DataFrame:
             named = {"metric": "success_baseline", "study": manifest["study"], "run_id": experiment.run_id}
             parts.append(baseline.assign(**named))
     found = pd.concat(parts, ignore_index=True).merge(pd.DataFrame(constants), on=["study", "run_id"])
+    found = pd.concat([found.assign(note=""), bounds.rows(found, about)], ignore_index=True)
     order = ["study", "mechanism", "epsilon", "setting", "alpha", "seed", "round"]
     return found.sort_values(order, kind="stable")[COLUMNS].reset_index(drop=True)
 

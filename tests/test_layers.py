@@ -14,7 +14,7 @@ LAYERS = [
     {"keys", "users", "parts", "wire", "products"},
     {"strategy", "signals", "privacy", "data", "models", "metrics", "sharing", "child", "theory"},
     {"config", "grid", "local", "machine"},
-    {"rounds"},
+    {"rounds", "bounds"},
     {"results", "tasks", "memory", "checkpoint"},
     {"nodes", "study"},
     {"report", "display", "flower"},
