@@ -18,6 +18,7 @@ import numpy as np
 import pandas as pd
 from safetensors.numpy import save
 
+from fedacdp import bounds
 from fedacdp.config import ConfigError, Experiment, experiment_from
 from fedacdp.derived import derived
 from fedacdp.rounds import Row
@@ -49,10 +50,11 @@ COLUMNS = [
     "role",
     "status",
     "warning",
+    "note",
 ]
 """Columns of the tidy table. `setting` names what distinguishes the run's experiment besides seed and alpha: runs are
 repetitions of each other if, and only if, setting and alpha agree. `role` is `run`, or `baseline` for a run without a
-collective that was added for comparison."""
+collective that was added for comparison. `note` says why a bound has no value."""
 
 _ROUNDS = {"round": "int32", "metric": "str", "group": "str", "value": "float64", "seconds": "float64"}
 
@@ -129,14 +131,15 @@ def table(folder: Path) -> pd.DataFrame:
 
     What was measured of the model, as `success` and `accuracy`, has a `success_baseline`, `accuracy_baseline` and so on
     of the same round and group: the same experiment without a collective, with the same random numbers. From both
-    follow `accuracy_drop`, `amplification`, `utility` and `persistence`, see `fedacdp.outcomes`. ConfigError if there
-    are no runs or a file is damaged.
+    follow `accuracy_drop`, `amplification`, `utility` and `persistence`, see `fedacdp.outcomes`, and a
+    `success_ceiling` and a `success_floor`, or why there is none, see `bounds.rows`. ConfigError if there are no runs
+    or a file is damaged.
     """
     runs = list(finished_runs(folder))
     if not runs:
         raise ConfigError(f"{folder}: no finished runs")
     labels = settings([experiment for _, _, experiment in runs])
-    constants, rounds = [], {}
+    constants, rounds, about = [], {}, {}
     for (path, manifest, experiment), label in zip(runs, labels, strict=True):
         slot = (manifest["study"], experiment.run_id)
         try:
@@ -144,6 +147,7 @@ def table(folder: Path) -> pd.DataFrame:
         except (OSError, ValueError) as error:
             raise ConfigError(f"{path / 'rounds.parquet'}: cannot be read ({error})") from None
         constants.append(_constants(manifest, experiment, label))
+        about[slot] = (experiment, constants[-1]["noise_multiplier"], rounds[slot])
     parts = [frame.assign(study=study, run_id=run_id) for (study, run_id), frame in rounds.items()]
     for _, manifest, experiment in runs:
         own = rounds[manifest["study"], experiment.run_id]
@@ -151,6 +155,7 @@ def table(folder: Path) -> pd.DataFrame:
         found = derived(own, baseline, experiment.strategy, manifest.get("label_shares", {}))
         parts.append(found.assign(study=manifest["study"], run_id=experiment.run_id))
     found = pd.concat(parts, ignore_index=True).merge(pd.DataFrame(constants), on=["study", "run_id"])
+    found = pd.concat([found.assign(note=""), bounds.rows(found, about)], ignore_index=True)
     order = ["study", "mechanism", "epsilon", "setting", "alpha", "seed", "round"]
     return found.sort_values(order, kind="stable")[COLUMNS].reset_index(drop=True)
 

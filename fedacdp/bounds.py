@@ -1,0 +1,103 @@
+"""The floors and ceilings that apply to a run, beside its measured success, or the reason why none does."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import numpy as np
+import pandas as pd
+
+from fedacdp.config import Experiment
+from fedacdp.strategy import Strategy
+from fedacdp.theory import ceilings
+
+CEILING, FLOOR = "success_ceiling", "success_floor"
+"""Metrics of the tidy table. A ceiling bounds success in expectation over noise: the mean over seeds, never one run."""
+
+NO_FLOOR = (
+    "the floors are about a learner that predicts the most frequent label at every point; how far a trained network is "
+    "from it is not known"
+)
+
+
+def no_ceiling(experiment: Experiment) -> str | None:
+    """Why no ceiling on success applies to this experiment; None if one does."""
+    strategy, privacy = experiment.strategy, experiment.privacy
+    if strategy.alpha == 0:
+        return "there is no collective"
+    if privacy.unit == "none":
+        return "without noise nothing is out of reach"
+    if privacy.unit != "user":
+        return f"the noise protects one {privacy.unit}, but a member changes all of its records"
+    if privacy.name not in ("central", "local_update"):
+        return f"no ceiling is known for {privacy.name}"
+    each = [strategy, *getattr(strategy, "collectives", {}).values()]
+    if privacy.name == "local_update" and any(type(s).participates is not Strategy.participates for s in each):
+        return "members who send nothing take their noise with them"
+    return None
+
+
+def shifts(experiment: Experiment, noise_multiplier: float, rounds: pd.DataFrame) -> dict[int, float]:
+    """After each round, how far apart in Gaussian DP the collective can have moved the models so far.
+
+    rounds: a run's rows. From the members who acted, the updates sent and the users sampled, as they were logged
+    (`ceilings.central_shift`, `ceilings.local_mean_shift`: the server sees the sum alone). ValueError where
+    `no_ceiling`.
+    """
+    reason = no_ceiling(experiment)
+    if reason is not None:
+        raise ValueError(f"experiment: {reason}")
+    by_round = rounds[rounds["metric"].isin(["messages", "cohort_size"])].pivot(
+        index="round", columns=["metric", "group"], values="value"
+    )
+    acting, sent, sampled = (
+        by_round[name].to_numpy() for name in (("messages", "acting"), ("messages", "all"), ("cohort_size", "all"))
+    )
+    if experiment.privacy.name == "central":
+        each = [
+            ceilings.central_shift(acting[[t]], noise_multiplier, (sampled - sent)[[t]]) for t in range(len(by_round))
+        ]
+    else:
+        each = [ceilings.local_mean_shift(acting[[t]], sent[[t]], noise_multiplier) for t in range(len(by_round))]
+    total = np.sqrt(np.cumsum(np.square(each)))  # Gaussians compose by root sum of squares
+    return {int(at): float(shift) for at, shift in zip(by_round.index, total, strict=True)}
+
+
+def rows(table: pd.DataFrame, runs: Mapping[tuple[str, str], tuple[Experiment, float, pd.DataFrame]]) -> pd.DataFrame:
+    """Rows of CEILING and FLOOR for a tidy table.
+
+    runs: by study and run_id the experiment, its noise multiplier and its rows. For each `success_baseline` where a
+    ceiling applies: the ceiling at the mean baseline of the repetitions (runs that agree in study, setting and alpha)
+    and their largest shift; it bounds the mean of their success. It is concave in the baseline and rises with the
+    shift, so the mean over seeds is bounded by it; the mean baseline itself is an estimate. Where there is no bound,
+    one row at the run's last success with the value NaN and the reason in `note`.
+    """
+    success = table[table["metric"] == "success"]
+    last = success[
+        (success["group"] == "all") & (success["round"] == success.groupby("run_id")["round"].transform("max"))
+    ]
+    slots = list(zip(last["study"], last["run_id"], strict=True))
+    compared = table[table["metric"] == "success_baseline"]
+    have = set(zip(compared["study"], compared["run_id"], strict=True))
+    moved, reasons = {}, []
+    for slot in slots:
+        experiment, noise_multiplier, rounds = runs[slot]
+        reason = no_ceiling(experiment) or (None if slot in have else "there is no run without the collective")
+        if reason is None and not ((rounds["metric"] == "messages") & (rounds["group"] == "acting")).any():
+            reason = "its rounds do not say how many members acted"
+        reasons.append(reason)
+        if reason is None:
+            moved[slot] = shifts(experiment, noise_multiplier, rounds)
+    floor = last.assign(metric=FLOOR, value=math.nan, note=NO_FLOOR)
+    absent = last.assign(metric=CEILING, value=math.nan, note=reasons)[
+        np.array([reason is not None for reason in reasons], dtype=bool)
+    ]
+    keys = list(zip(compared["study"], compared["run_id"], compared["round"], strict=True))
+    bounded = compared[np.array([key[:2] in moved for key in keys], dtype=bool)].copy()
+    bounded["shift"] = [moved[study, run_id][at] for study, run_id, at in keys if (study, run_id) in moved]
+    alike = bounded.groupby(["study", "setting", "alpha", "round", "group"], dropna=False)
+    base, shift = alike["value"].transform("mean"), alike["shift"].transform("max")
+    ceiling = [ceilings.separated(b, s) for b, s in zip(base, shift, strict=True)]
+    bounded = bounded.assign(metric=CEILING, value=np.array(ceiling, dtype=np.float64), note="").drop(columns="shift")
+    return pd.concat([bounded, absent, floor], ignore_index=True)
