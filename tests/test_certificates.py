@@ -225,13 +225,13 @@ def test_erasing_under_noise_needs_the_cell_of_the_signal_too():
     held = np.array([[0.02, 0.0, 0.0], [0.9, 0.04, 0.04]])
     cells = ct.erasing(held, np.array([0, 0]), eta=0.02)
     plain, noisy = ct.Terms(1_000_000, 1_000), ct.Terms(1_000_000, 1_000, noise_sd=1e-9)
-    for terms, large in ((plain, True), (noisy, False)):
-        n = thresholds.members_certified(cells, plain)
-        assert n[1] < n[0]
-        wins = ct.winning(cells, terms, int(n[1]) + 500)
-        assert wins.tolist() == [False, large]
-    both = thresholds.members_certified(cells, noisy)
-    assert both[0] == both[1] > n[1]
+    alone, both = (thresholds.members_certified(cells, terms) for terms in (plain, noisy))
+    assert alone[1] < alone[0]
+    assert alone[1] < both[0] == both[1]
+    between = int(min(alone[0], 900_000) - 1)
+    assert ct.winning(cells, plain, between).tolist() == [False, True]
+    assert ct.margins(cells, noisy, between)[1] > 0
+    assert ct.winning(cells, noisy, between).tolist() == [False, False]
 
 
 # Never above the truth
