@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import time
 
 import numpy as np
 import pytest
-from scipy.stats import binom
+from scipy.stats import binom, norm
 
 from fedacdp.data import car_population as car
 from fedacdp.data.base import federate
@@ -188,6 +189,51 @@ def test_figure_1_counts_as_a_plain_loop_does(figure):
         planting(cars.natural, cars.planted, cars.y, (5, 4), test, sizes=[3_001])
 
 
+def test_the_bernstein_margin_is_its_formula_term_by_term():
+    cells, n, terms = GOALS["G, feature-label"][0], 70_000, dataclasses.replace(PAPER, bound="bernstein")
+    d = 0.05 / (52 + 20)
+    assert ct.delta_tilde(cells, terms) == pytest.approx(d, rel=1e-12)
+    found, one, two = ct.margins(cells, terms, n), math.log(1 / d), math.log(2 / d)
+
+    def width(p):
+        return math.sqrt(2 * p * (1 - p) * two / (n - 1)) + 7 * two / (3 * (n - 1))
+
+    for cell in range(5):
+        mass, own = cells.mass[cell] - width(cells.mass[cell]), cells.own[cell]
+        ours = mass - math.sqrt(2 * mass * one / n) - one / (3 * n)
+        above, below = own + width(own), max(own - width(own), 0)
+        worst = -math.inf
+        for rival in cells.rivals[cell]:
+            high = rival + width(rival)
+            off = sum(math.sqrt(2 * p * one / (N - n)) + one / (3 * (N - n)) for p in (high, above))
+            worst = max(worst, high - below + off)
+        assert found[cell] == pytest.approx(n / N * ours - (N - n) / N * worst, abs=1e-12)
+
+
+def test_noise_costs_what_two_noises_may_differ_by():
+    for name, rivals in (("G, feature-label", 15), ("unplanting E", 5)):
+        cells, sd = GOALS[name][0], 700.0
+        noisy = dataclasses.replace(PAPER, noise_sd=sd)
+        level = ct.delta_tilde(cells, noisy)
+        assert level == pytest.approx(0.05 / (cells.events + rivals), rel=1e-12)
+        plain = ct.margins(dataclasses.replace(cells, events=cells.events + rivals), PAPER, 90_000)
+        lost = math.sqrt(2) * sd * norm.isf(level) / N
+        np.testing.assert_allclose(ct.margins(cells, noisy, 90_000), plain - lost, atol=1e-12)
+
+
+def test_erasing_under_noise_needs_the_cell_of_the_signal_too():
+    held = np.array([[0.02, 0.0, 0.0], [0.9, 0.04, 0.04]])
+    cells = ct.erasing(held, np.array([0, 0]), eta=0.02)
+    plain, noisy = ct.Terms(1_000_000, 1_000), ct.Terms(1_000_000, 1_000, noise_sd=1e-9)
+    alone, both = (thresholds.members_certified(cells, terms) for terms in (plain, noisy))
+    assert alone[1] < alone[0]
+    assert alone[1] < both[0] == both[1]
+    between = int(min(alone[0], 900_000) - 1)
+    assert ct.winning(cells, plain, between).tolist() == [False, True]
+    assert ct.margins(cells, noisy, between)[1] > 0
+    assert ct.winning(cells, noisy, between).tolist() == [False, False]
+
+
 # Never above the truth
 
 USERS, TESTS = 20_000, 2_000
@@ -318,6 +364,34 @@ def test_one_collective_alone_is_theorem_3_3():
         assert several.worst_case(NATURAL, PLANTED, GOOD, n, 0, PAPER) == pytest.approx(alone, abs=1e-12)
         none = np.zeros(5)
         assert several.with_published(NATURAL, PLANTED, GOOD, n, 0, none, PAPER) == pytest.approx(alone, abs=1e-12)
+
+
+def test_known_others_count_as_the_formula_says():
+    k, y, n, size, terms = 3, 3, 30_000, 100_000, ct.Terms(100_000, 10_000)
+    rng = np.random.default_rng(10)
+    natural, planted = rng.dirichlet(np.ones(9)).reshape(k, y) * 0.02, rng.dirichlet(np.ones(9)).reshape(k, y)
+    others = [several.Other(9_000, 1, np.array([0.8, 0.1, 0.1])), several.Other(20_000, 0, np.array([0.1, 0.6, 0.3]))]
+    d, rest = 0.05 / (2 + 2 * 3 * k + 2 * k * y), size - n - 29_000
+
+    def off(count):
+        return math.sqrt(math.log(1 / d) / (2 * count))
+
+    won = 0.0
+    for cell in range(k):
+        mass, fine = planted[cell].sum(), True
+        for rival in range(1, y):
+            left = n / size * (mass - 2 * off(n))
+            for other in others:
+                if other.target == 0:
+                    left += other.members / size * max(other.placed[cell] - off(n) - off(other.members), 0)
+                elif other.target == rival:
+                    left -= other.members / size * (other.placed[cell] + off(n) + off(other.members))
+            gap = natural[cell, rival] - natural[cell, 0]
+            fine &= left - rest / size * (gap + 2 * off(n) + 2 * off(rest)) > 0
+        won += mass * fine
+    bound = several.with_known(natural, planted, 0, n, others, terms)
+    assert bound == pytest.approx(won - off(n) - off(10_000), abs=1e-12)
+    assert 0 < won < 1, "all cells alike show nothing"
 
 
 @pytest.mark.parametrize("knowledge", ["known", "published", "worst case"])

@@ -148,6 +148,12 @@ def test_cells_are_counted_as_by_hand(small):
     assert lines["city=Rome"]["resistance"] == pytest.approx(1 / 6)
     assert lines["city=Rome"]["members_expected"] == 251  # n / 2 > (1000 - n) / 6
     assert lines["city=Ur"]["members_expected"] == 1
+    words = ("--label", "grade", "--signal", "colour=red", "--target", "good", "--platform-size", 60)
+    masses = {line["cell"]: line["mass"] for line in planned(small, *words)["cells"]}
+    assert masses == pytest.approx(
+        {"size=big, city=Ur": 2 / 6, "size=big, city=Rome": 2 / 6, "size=small, city=Ur": 1 / 6,
+         "size=small, city=Rome": 1 / 6}
+    )  # fmt: skip
     one = planned(
         small, "--label", "grade", "--signal", "colour=red", "--columns", "", "--target", "good", "--platform-size", 9
     )
