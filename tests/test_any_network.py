@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from scipy import stats
 from torch import nn
 
 from fedacdp.keys import Key
@@ -186,3 +187,38 @@ def test_the_products_of_a_gpu_give_the_same_on_a_cpu(name, rule, monkeypatch):
     torch.testing.assert_close(ours.stack(), theirs.stack(), atol=1e-12, rtol=1e-10)
     np.testing.assert_allclose(ours.norms, theirs.norms, rtol=1e-10)
     np.testing.assert_allclose(ours.total(np.ones(len(users))), theirs.total(np.ones(len(users))), atol=1e-11)
+
+
+@pytest.mark.parametrize("name", ["stride, padding, tanh, overlapping pools", "own module"])
+def test_dpsgd_noise_has_the_stated_size_and_is_everybodys_own(name):
+    users, net = block(shape=IMAGE, users=150, records=3), net_of(name)
+    steps, z, clip, batch, lr = 4, 1.3, 0.5, 2.0, 0.1
+    rule = ExampleRule(clip, z, 0.0, batch, "vectorised")  # no example enters: pure noise
+    start = torch.from_numpy(net.initial(KEY))
+    updates = train_users(net, start, users, training(local_steps=steps, local_lr=lr), rule, KEY)
+    assert updates.draws == len(users) * steps
+    rows = updates.stack().double().numpy() / (lr * z * clip / batch * np.sqrt(steps))
+    low, high = np.sqrt(stats.chi2.ppf([5e-7, 1 - 5e-7], rows.size) / rows.size)
+    assert low < np.sqrt((rows**2).mean()) < high
+    assert not low < 1.05 * np.sqrt((rows**2).mean()) < high
+    assert stats.kstest(rows.ravel(), "norm").pvalue > 1e-6
+    assert np.abs(np.corrcoef(rows) - np.eye(len(users))).max() < 5.5 / np.sqrt(rows.shape[1])
+    half = rows.shape[1] // 2
+    between = np.corrcoef(rows[:, :half].ravel(), rows[:, half : 2 * half].ravel())[0, 1]
+    assert abs(between) < 5.5 / np.sqrt(half * len(rows))
+
+
+def test_dpsgd_of_a_convolution_has_the_distribution_of_the_literal_form():
+    """Noise feeds back through the user's own images."""
+    one, net = block(users=1, shape=IMAGE, records=4, ragged=False), net_of("no pool, no activation")
+    count, clip, z = 600, 0.5, 0.8
+    many = one.rows(np.zeros(count, int)).replace(ids=np.arange(count))
+    start, rule = torch.from_numpy(net.initial(KEY)), ExampleRule(clip, z, 1.0, 4.0, "vectorised")
+    ours = train_users(net, start, many, training(local_steps=3), rule, KEY).stack().double().numpy()
+    literal = general.dpsgd(net, start, many, poisson(many, 1.0, 3, KEY), 0.3, rule, KEY.fold("o")).double().numpy()
+    directions = np.random.default_rng(1).standard_normal((4, ours.shape[1]))
+    for direction in directions:
+        left, right = ours @ direction, literal @ direction
+        assert stats.ks_2samp(left, right).pvalue > 1e-6
+        assert stats.ks_2samp(left.mean() + 2 * (left - left.mean()), right).pvalue < 1e-6
+    assert abs(ours.mean() - literal.mean()) < 5.5 * literal.std() / np.sqrt(ours.size)
