@@ -10,6 +10,7 @@ from fedacdp.keys import Key
 from fedacdp.local import general, train_users
 from fedacdp.local.batches import poisson, shuffled
 from fedacdp.local.conv_plan import plan_of
+from fedacdp.local.dual import DualLayer
 from fedacdp.local.grams import Grams, gram
 from fedacdp.models.base import Net
 from fedacdp.privacy.base import ExampleRule
@@ -142,6 +143,8 @@ def test_gram_matrices_are_the_same_bits_kept_or_computed_anew_in_any_block():
     mixed = grams.of(changed, inputs * 2, only)  # who is said to be original is not computed again, who is not is
     assert torch.equal(mixed[0], first[0])
     torch.testing.assert_close(mixed[5], inputs[5] @ inputs[5].mT * 4 + 1)
+    grams.of(users, inputs, np.ones(40, bool))  # now the fifth is kept too, which must not be given for changed records
+    torch.testing.assert_close(grams.of(changed, inputs * 2, only)[5], inputs[5] @ inputs[5].mT * 4 + 1)
 
 
 def test_gram_matrices_take_no_more_room_than_they_may(monkeypatch):
@@ -222,3 +225,29 @@ def test_dpsgd_of_a_convolution_has_the_distribution_of_the_literal_form():
         assert stats.ks_2samp(left, right).pvalue > 1e-6
         assert stats.ks_2samp(left.mean() + 2 * (left - left.mean()), right).pvalue < 1e-6
     assert abs(ours.mean() - literal.mean()) < 5.5 * literal.std() / np.sqrt(ours.size)
+
+
+def test_the_noise_so_far_on_a_users_own_records_is_that_of_literal_draws_at_every_step():
+    """y_s = (A, 1) (Z_1 + ... + Z_s)^T: covariance min(s, t) K between steps s and t, the last of which is released."""
+    users, steps, scale, count = block(users=1, shape=(30,), records=3, ragged=False), 4, 0.7, 4000
+    inputs = torch.from_numpy(users.x).to(torch.float64).repeat(count, 1, 1)
+    kernel = inputs @ inputs.mT + 1
+    weights, bias = torch.zeros(2, 30, dtype=torch.float64), torch.zeros(2, dtype=torch.float64)
+    layer = DualLayer(weights, bias, inputs, kernel, torch.zeros(count, steps, 1, dtype=torch.int64))
+    normals = torch.from_numpy(KEY.normals(np.arange(count), layer.draws(steps))).to(torch.float64)
+    seen = []
+    for step in range(steps - 1):
+        layer.add_noise(normals, step, steps, scale)
+        seen.append(layer.noise.now[:, :, 0].clone())
+    seen.append(layer.noise.seen[:, :, 0])  # all S steps: the released noise on the records
+    weight = torch.from_numpy(np.random.default_rng(2).standard_normal(3))  # one number a user, of all its records
+    path = torch.stack([noise @ weight for noise in seen], dim=1).numpy()
+    unit = scale**2 * float(weight @ kernel[0] @ weight)
+    low, high = stats.chi2.ppf([5e-8, 1 - 5e-8], count) / count
+    for step in range(steps):
+        assert low < (path[:, step] ** 2).mean() / (unit * (step + 1)) < high
+    moves = np.diff(path, axis=1, prepend=0) / np.sqrt(unit)  # independent, each of the same size
+    for step in range(steps):
+        assert low < (moves[:, step] ** 2).mean() < high
+        assert not low < 1.2 * (moves[:, step] ** 2).mean() < high
+    assert np.abs(np.corrcoef(moves.T) - np.eye(steps)).max() < 5.5 / np.sqrt(count)

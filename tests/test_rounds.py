@@ -1,5 +1,6 @@
 """A run gives the same numbers however it is scheduled, and a collective touches nobody but its members."""
 
+import dataclasses
 import itertools
 
 import numpy as np
@@ -7,6 +8,7 @@ import pytest
 
 from fedacdp.config import parts_of
 from fedacdp.kept import Kept
+from fedacdp.local.grams import Grams
 from fedacdp.rounds import Diverged, act, compute_here, draw_cohort, first_state, prepare, run
 from fedacdp.strategy import Strategy
 from tests.conftest import MECHANISMS, counting, experiment, local, under
@@ -173,3 +175,19 @@ def test_the_values_used_last_are_kept_eight_or_as_many_as_are_small_together():
         assert made == [0]
         ask(kept, 300 - stay)  # the oldest had to go
         assert made == [0, 300 - stay]
+
+
+def test_what_is_kept_of_users_records_is_not_used_when_they_act():
+    """Members start in round 2: what the first round kept of their own records must not stand in for the changed."""
+    strategy = {"name": "planting", "alpha": 0.5, "y_star": 8, "signal": "patch", "start": 2}
+    changes = {"data__users": 700, "model": {"name": "mlp"}, "strategy": strategy, "seed": 11}
+    everybody, totals = np.arange(700), []
+    for first in ([1], []):
+        setting = prepare(experiment(**changes), local())
+        setting = dataclasses.replace(setting, grams=Grams(setting.federation.sizes))
+        start = setting.net.initial(setting.key)
+        for round in (*first, 2):
+            [part] = compute_here(setting, start, round, [everybody])
+        assert part.acting.sum() == 350
+        totals.append(part.total)
+    np.testing.assert_array_equal(*totals)
