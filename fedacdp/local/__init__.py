@@ -35,8 +35,8 @@ def block_size(
     net: Learner, shape: tuple[int, ...], records: int, rule: ExampleRule | None, device: str, edited: bool
 ) -> int:
     """How many users with up to `records` records of `shape` to train at once; `edited` says that their updates may be
-    expanded for a strategy to edit. A GPU takes a whole chunk."""
-    return _EVERYBODY if device != "cpu" else max(8, _CACHE // (4 * _numbers(net, shape, records, rule, edited)))
+    expanded for a strategy to edit. A multiple of 8, for groups of convolutions; a GPU takes a whole chunk."""
+    return _EVERYBODY if device != "cpu" else 8 * max(1, _CACHE // (32 * _numbers(net, shape, records, rule, edited)))
 
 
 def training_bytes(

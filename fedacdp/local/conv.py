@@ -47,10 +47,11 @@ def train(
     groups, steps = _kept.groups(net, plan, start, lr, rule), rows.shape[1]
     for first in range(0, len(users), GROUP):
         mine = slice(first, first + GROUP)
-        mine_own, noise = own[mine], None
+        mine_own, noise, scale = own[mine], None, 0.0
         if rule is not None and rule.noise_multiplier and key is not None:
+            scale = -lr / rule.batch * rule.noise_multiplier * rule.clip_norm
             noise = torch.from_numpy(key.normals(users.ids[mine], steps * len(start))).to(start)
-            noise = noise.mul_(-lr / rule.batch * rule.noise_multiplier * rule.clip_norm).unflatten(1, (steps, -1))
+            noise = noise.unflatten(1, (steps, -1))
         for step in range(steps):
             width = max(1, int(chosen[mine, step].sum(-1).max()))  # a batch's records come before its padding
             group = groups.of(len(mine_own), width)
@@ -58,7 +59,7 @@ def train(
                 group.own.copy_(mine_own)
             group.step(images, truth, rows[mine, step, :width].flatten(), weights[mine, step, :width])
             if noise is not None:
-                group.own.add_(noise[:, step])
+                group.own.add_(noise[:, step], alpha=scale)
         mine_own.copy_(group.own)
     return own.index_select(1, plan.places).sub_(start)
 
