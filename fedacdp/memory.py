@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from fedacdp.config import ConfigError, Execution, Experiment
 from fedacdp.local import training_bytes
 from fedacdp.machine import free_memory
-from fedacdp.rounds import Setting, prepare
+from fedacdp.setting import Setting, prepare
 
 NODE = 2**29
 """Bytes that the process of a Flower node takes before it has done anything: PyTorch, Flower and Ray."""

@@ -27,7 +27,8 @@ import numpy as np
 
 from fedacdp.config import ConfigError, Execution
 from fedacdp.machine import gpus_needed, reach
-from fedacdp.rounds import Compute, NodeFailure, Partial, Setting
+from fedacdp.rounds import Compute, NodeFailure, Partial
+from fedacdp.setting import Setting
 from fedacdp.tasks import pack_task, read_partials
 
 QUIET = {

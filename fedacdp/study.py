@@ -30,7 +30,8 @@ from fedacdp.results import (
     write,
     write_json,
 )
-from fedacdp.rounds import Compute, Diverged, NodeFailure, Partial, Setting, compute_here, prepare, run
+from fedacdp.rounds import Compute, Diverged, NodeFailure, Partial, compute_here, run
+from fedacdp.setting import Setting, prepare
 from fedacdp.tasks import pack_task, read_partials
 
 _PACKAGES = ("fedacdp", "torch", "numpy", "dp-accounting", "opacus", "flwr", "ray")

@@ -20,7 +20,8 @@ import torch
 from fedacdp.config import Execution, Experiment
 from fedacdp.data.shared import own_share
 from fedacdp.products import one_thread
-from fedacdp.rounds import NodeFailure, Partial, Setting, WorkFailed, prepare, work
+from fedacdp.rounds import NodeFailure, Partial, WorkFailed, work
+from fedacdp.setting import Setting, prepare
 from fedacdp.wire import pack, unpack
 
 

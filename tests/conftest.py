@@ -14,7 +14,8 @@ from fedacdp.data import tables
 from fedacdp.data.base import DataSet, Source
 from fedacdp.privacy.base import Noisy
 from fedacdp.products import one_thread
-from fedacdp.rounds import Compute, Setting, run
+from fedacdp.rounds import Compute, run
+from fedacdp.setting import Setting
 from fedacdp.users import Schema, Users
 
 

@@ -17,7 +17,8 @@ import pytest
 
 from fedacdp.config import ConfigError, Execution
 from fedacdp.nodes import nodes
-from fedacdp.rounds import NodeFailure, compute_here, prepare, run
+from fedacdp.rounds import NodeFailure, compute_here, run
+from fedacdp.setting import prepare
 from tests.conftest import alive, descendants, experiment, last_bytes, local
 
 CLUSTER = """

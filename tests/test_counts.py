@@ -17,7 +17,8 @@ from fedacdp.keys import Key
 from fedacdp.local import training_bytes
 from fedacdp.local.counts import count
 from fedacdp.privacy import accounting
-from fedacdp.rounds import compute_here, first_state, prepare, run
+from fedacdp.rounds import compute_here, first_state, run
+from fedacdp.setting import prepare
 from fedacdp.strategy import Strategy
 from fedacdp.tasks import pack_task, perform, read_partials
 from tests.conftest import CELLS, COLUMNS, MECHANISMS, Toy, counting, experiment, local

@@ -15,7 +15,8 @@ import pytest
 from fedacdp.config import Execution
 from fedacdp.machine import gpus_needed
 from fedacdp.nodes import nodes
-from fedacdp.rounds import NodeFailure, WorkFailed, compute_here, prepare, run
+from fedacdp.rounds import NodeFailure, WorkFailed, compute_here, run
+from fedacdp.setting import prepare
 from fedacdp.sharing import joined, shares
 from fedacdp.tasks import pack_task, perform, read_partials
 from fedacdp.wire import pack, unpack

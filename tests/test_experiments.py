@@ -140,14 +140,14 @@ MISFITS = [
 
 @pytest.mark.parametrize(("changes", "message"), MISFITS)
 def test_parts_that_do_not_fit_the_data_are_refused(changes, message):
-    from fedacdp.rounds import prepare
+    from fedacdp.setting import prepare
 
     with pytest.raises(ConfigError, match=message):
         prepare(experiment(**changes), local())
 
 
 def test_a_group_too_small_for_the_collective_is_refused_with_the_largest_alpha():
-    from fedacdp.rounds import prepare
+    from fedacdp.setting import prepare
 
     data = {"name": "digits", "users": 60, "partition": "dirichlet", "concentration": 0.1}
     group = str(prepare(experiment(data=data), local()).federation.group[0])

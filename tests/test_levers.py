@@ -16,7 +16,8 @@ from fedacdp.config import ConfigError, parts_of
 from fedacdp.data.base import DataSet, Source
 from fedacdp.derived import derived
 from fedacdp.keys import Key
-from fedacdp.rounds import act, compute_here, evaluate, first_state, prepare, run
+from fedacdp.rounds import act, compute_here, evaluate, first_state, run
+from fedacdp.setting import prepare
 from fedacdp.signals import Cells, Columns
 from fedacdp.users import Column, Examples, Schema
 from tests.conftest import experiment, local

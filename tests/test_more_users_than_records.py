@@ -12,7 +12,8 @@ from fedacdp.config import ConfigError
 from fedacdp.data import digits
 from fedacdp.data.base import Source, federate
 from fedacdp.keys import Key
-from fedacdp.rounds import compute_here, prepare, run
+from fedacdp.rounds import compute_here, run
+from fedacdp.setting import prepare
 from fedacdp.users import Examples, Schema
 from tests.conftest import experiment, local
 

@@ -18,7 +18,8 @@ import pytest
 from fedacdp.config import Execution
 from fedacdp.data import shared
 from fedacdp.data.base import Source
-from fedacdp.rounds import compute_here, evaluate, first_state, prepare
+from fedacdp.rounds import compute_here, evaluate, first_state
+from fedacdp.setting import prepare
 from fedacdp.tasks import pack_task, perform, read_partials
 from fedacdp.users import Column, Examples, Schema
 from tests.conftest import experiment

@@ -11,7 +11,8 @@ from fedacdp.keys import Key
 from fedacdp.privacy import accounting
 from fedacdp.privacy.accounting import Gaussians
 from fedacdp.privacy.base import Noisy, Plan, clip_factors
-from fedacdp.rounds import compute_here, prepare, run
+from fedacdp.rounds import compute_here, run
+from fedacdp.setting import prepare
 from tests.conftest import MECHANISMS, experiment, local, under
 
 PLAN = Plan(users=1000, sampling_prob=0.1, rounds=100, local_steps=5, batch=4.0, batch_prob=1 / 3)

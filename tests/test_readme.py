@@ -11,7 +11,8 @@ import pytest
 from fedacdp.config import parts_of
 from fedacdp.grid import Study
 from fedacdp.parts import part_in
-from fedacdp.rounds import compute_here, prepare, run
+from fedacdp.rounds import compute_here, run
+from fedacdp.setting import prepare
 from fedacdp.strategy import Strategy
 from tests.conftest import experiment, local
 

@@ -9,7 +9,8 @@ import pytest
 from fedacdp.config import parts_of
 from fedacdp.kept import Kept
 from fedacdp.local.grams import Grams
-from fedacdp.rounds import Diverged, act, compute_here, draw_cohort, first_state, prepare, run
+from fedacdp.rounds import Diverged, act, compute_here, draw_cohort, first_state, run
+from fedacdp.setting import prepare
 from fedacdp.strategy import Strategy
 from tests.conftest import MECHANISMS, counting, experiment, local, under
 

@@ -16,7 +16,8 @@ from fedacdp.config import ConfigError
 from fedacdp.data import digits
 from fedacdp.data.base import Source, federate
 from fedacdp.keys import Key
-from fedacdp.rounds import Row, Setting, State, compute_here, prepare, run
+from fedacdp.rounds import Row, State, compute_here, run
+from fedacdp.setting import Setting, prepare
 from fedacdp.signals import Columns, Patch
 from fedacdp.strategy import Strategy
 from fedacdp.users import Column, Examples, Schema

@@ -10,7 +10,8 @@ import sys
 from benchmarks.turns import take_turns
 from fedacdp.config import Execution, experiment_from
 from fedacdp.nodes import nodes
-from fedacdp.rounds import prepare, run
+from fedacdp.rounds import run
+from fedacdp.setting import prepare
 from fedacdp.study import here
 
 WARM = 4  # rounds: which process serves a node changes, and each must have loaded the data

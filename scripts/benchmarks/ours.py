@@ -21,7 +21,8 @@ from benchmarks.turns import take_turns
 from fedacdp.config import Execution, experiment_from
 from fedacdp.data.base import DataSet, Source
 from fedacdp.products import one_thread
-from fedacdp.rounds import Setting, compute_here, prepare, run
+from fedacdp.rounds import compute_here, run
+from fedacdp.setting import Setting, prepare
 from fedacdp.users import Examples, Schema
 
 ROUNDS = 10**6  # it is stopped from outside; evaluation would come every so many rounds

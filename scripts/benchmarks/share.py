@@ -24,6 +24,7 @@ from fedacdp import rounds
 from fedacdp.config import Execution, experiment_from
 from fedacdp.data.base import Federation
 from fedacdp.local.updates import Updates
+from fedacdp.setting import prepare
 from fedacdp.study import here
 
 PRODUCTS = ("norms", "sum")
@@ -72,7 +73,7 @@ def watch() -> None:
 def main() -> None:
     given = json.loads(sys.argv[1])
     execution = Execution.model_validate(given["execution"])
-    setting = rounds.prepare(experiment_from(given["experiment"]), execution)
+    setting = prepare(experiment_from(given["experiment"]), execution)
     watch()
     with here(execution) as compute:
         running, rows = rounds.run(setting, execution, compute), []
