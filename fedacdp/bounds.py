@@ -8,6 +8,7 @@ from collections.abc import Mapping
 import numpy as np
 import pandas as pd
 
+from fedacdp import contradictions
 from fedacdp.config import Experiment
 from fedacdp.strategy import Strategy
 from fedacdp.theory import ceilings
@@ -70,13 +71,12 @@ def rows(table: pd.DataFrame, runs: Mapping[tuple[str, str], tuple[Experiment, f
     runs: by study and run_id the experiment, its noise multiplier and its rows. For each `success_baseline` where a
     ceiling applies: the ceiling at the mean baseline of the repetitions (runs that agree in study, setting and alpha)
     and their largest shift; it bounds the mean of their success. It is concave in the baseline and rises with the
-    shift, so the mean over seeds is bounded by it; the mean baseline itself is an estimate. Where there is no bound,
-    one row at the run's last success with the value NaN and the reason in `note`.
+    shift, so the mean over seeds is bounded by it; the mean baseline itself is an estimate. At the last round the
+    `note` says where the runs contradict their ceiling (`contradictions`). Where there is no bound, one row at the
+    run's last success with the value NaN and the reason in `note`.
     """
     success = table[table["metric"] == "success"]
-    last = success[
-        (success["group"] == "all") & (success["round"] == success.groupby("run_id")["round"].transform("max"))
-    ]
+    last = _goals(success[success["round"] == success.groupby(["study", "run_id"])["round"].transform("max")])
     slots = list(zip(last["study"], last["run_id"], strict=True))
     compared = table[table["metric"] == "success_baseline"]
     have = set(zip(compared["study"], compared["run_id"], strict=True))
@@ -87,7 +87,7 @@ def rows(table: pd.DataFrame, runs: Mapping[tuple[str, str], tuple[Experiment, f
         if reason is None and not ((rounds["metric"] == "messages") & (rounds["group"] == "acting")).any():
             reason = "its rounds do not say how many members acted"
         reasons.append(reason)
-        if reason is None:
+        if reason is None and slot not in moved:
             moved[slot] = shifts(experiment, noise_multiplier, rounds)
     floor = last.assign(metric=FLOOR, value=math.nan, note=NO_FLOOR)
     absent = last.assign(metric=CEILING, value=math.nan, note=reasons)[
@@ -98,6 +98,30 @@ def rows(table: pd.DataFrame, runs: Mapping[tuple[str, str], tuple[Experiment, f
     bounded["shift"] = [moved[study, run_id][at] for study, run_id, at in keys if (study, run_id) in moved]
     alike = bounded.groupby(["study", "setting", "alpha", "round", "group"], dropna=False)
     base, shift = alike["value"].transform("mean"), alike["shift"].transform("max")
-    ceiling = [ceilings.separated(b, s) for b, s in zip(base, shift, strict=True)]
-    bounded = bounded.assign(metric=CEILING, value=np.array(ceiling, dtype=np.float64), note="").drop(columns="shift")
-    return pd.concat([bounded, absent, floor], ignore_index=True)
+    ceiling = np.array([ceilings.separated(b, s) for b, s in zip(base, shift, strict=True)], dtype=np.float64)
+    bounded = bounded.assign(metric=CEILING, value=ceiling, note="", baseline=bounded["value"], shift=shift)
+    _flag(bounded, success)
+    return pd.concat([bounded.drop(columns=["shift", "baseline"]), absent, floor], ignore_index=True)
+
+
+def _goals(success: pd.DataFrame) -> pd.DataFrame:
+    """Of rows of success those of everybody, or, where there are several collectives, of each."""
+    everybody, runs = success["group"] == "all", [success["study"], success["run_id"]]
+    return success[
+        everybody | ~(everybody.groupby(runs).transform("any") | success["group"].str.contains(".", regex=False))
+    ]
+
+
+def _flag(bounded: pd.DataFrame, success: pd.DataFrame) -> None:
+    """Note in rows of CEILING (`shift`, `baseline`) of the last rounds what the runs that are done contradict."""
+    at = ["study", "run_id", "round", "group"]
+    last = bounded[
+        (bounded["status"] == "done") & (bounded["round"] == bounded.groupby("run_id")["round"].transform("max"))
+    ]
+    won = success.set_index(at)["value"]
+    points = last.groupby(["study", "setting", "alpha", "group"], dropna=False)
+    for _, rows in points:
+        reached = won.reindex(pd.MultiIndex.from_frame(rows[at])).to_numpy()
+        bounded.loc[rows.index, "note"] = contradictions.above_ceiling(
+            reached, rows["baseline"].to_numpy(), rows["shift"].iloc[0], contradictions.LEVEL / len(points)
+        )

@@ -25,11 +25,13 @@ from rich.progress import (
 )
 from rich.table import Table
 
+from fedacdp import bounds, contradictions
 from fedacdp.results import table
 
 if TYPE_CHECKING:
     from fedacdp.study import Task
 
+_BOUNDS = {bounds.FLOOR: "floor", bounds.CEILING: "ceiling"}
 _PLAIN_EVERY = 15.0  # seconds between lines where there is no terminal
 
 
@@ -88,13 +90,17 @@ class Lines:
 
 
 def closing_table(folder: Path) -> None:
-    """Accuracy and success at the last round, for every setting and alpha: mean over seeds."""
+    """Accuracy, success and its bounds at the last round, for every setting and alpha: mean over seeds; then what each
+    guarantee says, warnings, and bounds that are contradicted."""
     console = Console(stderr=True)
     frame = table(folder)
-    shown = Table("setting", "alpha", "seeds", "accuracy", "success", "without\ncollective")
+    found = summarise(frame)
+    columns = {"accuracy": "accuracy", "success": "success", "success_baseline": "without\ncollective"}
+    columns |= {name: title for name, title in _BOUNDS.items() if found[name].notna().any()}
+    shown = Table("setting", "alpha", "seeds", *columns.values())
     last = None
-    for row in summarise(frame).to_dict("records"):
-        numbers = [_three_digits(row[name]) for name in ("accuracy", "success", "success_baseline")]
+    for row in found.to_dict("records"):
+        numbers = [escape(_three_digits(row[name])) for name in columns]
         if last is not None and row["setting"] != last:
             shown.add_section()
         shown.add_row(
@@ -106,6 +112,8 @@ def closing_table(folder: Path) -> None:
         console.print(escape(f"{setting}: {_in_short(guarantee)}"), highlight=False)
     for warning in sorted(set(frame["warning"]) - {""}):
         console.print(escape(f"warning: {warning}"), highlight=False)
+    for line in contradictions.told(frame[frame["status"] == "done"]):
+        console.print(escape(f"warning: a bound is contradicted: {line}"), highlight=False)
 
 
 def _in_short(guarantee: pd.Series) -> str:
@@ -117,23 +125,42 @@ def _in_short(guarantee: pd.Series) -> str:
     )
 
 
-def _three_digits(value: float) -> str:
+def _three_digits(value: float | str) -> str:
+    if isinstance(value, str):
+        return value
     return "" if math.isnan(value) else f"{value:.3f}"
 
 
 def summarise(frame: pd.DataFrame) -> pd.DataFrame:
-    """One row per setting and alpha: last-round `accuracy`, `success` and `success_baseline` of group "all", mean over
-    the seeds, and their number."""
-    last = frame[(frame["group"] == "all") & (frame["status"] == "done")]
-    last = last[last["round"] == last.groupby("run_id")["round"].transform("max")]
+    """One row per setting and alpha: last-round `accuracy`, `success`, `success_baseline` and bounds of group "all",
+    mean over the seeds, and their number. Where only groups have a success, a text with that of each."""
+    done = frame[frame["status"] == "done"]
+    done = done[done["round"] == done.groupby("run_id")["round"].transform("max")]
+    last = done[done["group"] == "all"]
     names = ["mechanism", "epsilon", "setting", "alpha", "unit", "observer", "warning"]
     means = last.pivot_table(index=names, columns="metric", values="value", aggfunc="mean", dropna=False, observed=True)
     seeds = last.groupby(names, dropna=False)["run_id"].nunique().rename("seeds")
     found = means.join(seeds, how="inner").reset_index()
-    for metric in ("accuracy", "success", "success_baseline"):
+    for metric in ("accuracy", "success", "success_baseline", *_BOUNDS):
         if metric not in found:
             found[metric] = float("nan")
-    return found.dropna(subset=["seeds"])
+    found = found.dropna(subset=["seeds"]).reset_index(drop=True)
+    of_collectives = done[(done["group"] != "all") & ~done["group"].str.contains(".", regex=False)]
+    for metric in ("success", "success_baseline", *_BOUNDS):
+        texts = _of_each(of_collectives[of_collectives["metric"] == metric])
+        several = [(row["setting"], row["alpha"]) if pd.isna(row["success"]) else None for _, row in found.iterrows()]
+        if any(slot in texts for slot in several):
+            found[metric] = [texts.get(slot, value) for slot, value in zip(several, found[metric], strict=True)]
+    return found
+
+
+def _of_each(rows: pd.DataFrame) -> dict[tuple[str, float] | None, str]:
+    """Of each setting and alpha a text with the mean of every group."""
+    found: dict[tuple[str, float] | None, str] = {}
+    for (setting, alpha), groups in rows.dropna(subset=["value"]).groupby(["setting", "alpha"]):
+        means = groups.groupby("group")["value"].mean()
+        found[str(setting), float(alpha)] = ", ".join(f"{name} {value:.3f}" for name, value in means.items())
+    return found
 
 
 def markdown(frame: pd.DataFrame) -> str:

@@ -8,7 +8,7 @@ import re
 import sys
 from typing import Any
 
-from fedacdp.report.numbers import ACCURACY, BASELINE, SUCCESS, Setting, StudyResults
+from fedacdp.report.numbers import ACCURACY, BASELINE, SUCCESS, Key, Setting, StudyResults
 from fedacdp.report.words import counted, names, percent, share
 
 ENOUGH = 0.5
@@ -27,50 +27,58 @@ def answer(study: StudyResults) -> list[str]:
     named = names(study.settings)
     sentences = []
     if study.middle is not None:
-        what, key = (
-            ("the collective\u2019s success", SUCCESS) if study.has_success else ("the model\u2019s accuracy", ACCURACY)
-        )
-        values = {named[s.label]: p.mean(key) for s in measured if (p := s.at(study.middle))}
-        floors = [p.mean(BASELINE) for s in measured if (p := s.at(study.middle)) and BASELINE in p.estimates]
-        without = (
-            f" Without a collective it is {_span([percent(value) for value in sorted(floors)])}." if floors else ""
-        )
-        sentences.append(
-            f"With {share(study.middle)} of the users in the collective, {what} is {_listed(values)}.{without}"
-        )
+        for key in study.goals or [ACCURACY]:
+            values = {named[s.label]: p.mean(key) for s in measured if (p := s.at(study.middle))}
+            base = (BASELINE, key[1])
+            floors = [p.mean(base) for s in measured if (p := s.at(study.middle)) and base in p.estimates]
+            without = (
+                f" Without a collective it is {_span([percent(value) for value in sorted(floors)])}."
+                if floors and study.goals
+                else ""
+            )
+            at = f"With {share(study.middle)} of the users in the collective"
+            sentences.append(f"{at}, {whose(key)} is {_listed(values)}.{without}")
     if study.has_success and study.alphas[-1] > 0:
-        sentences.append(_smallest(measured, named))
+        sentences += [_smallest(measured, named, key) for key in study.goals]
     unmoved = {named[s.label]: p.mean(ACCURACY) for s in measured if (p := s.at(0.0))}
     if unmoved:
         sentences.append(f"Without a collective, the model\u2019s accuracy is {_listed(unmoved)}.")
     return sentences
 
 
-def _smallest(measured: list[Setting], named: dict[str, str]) -> str:
+def whose(key: Key) -> str:
+    """What a metric is, in a sentence; several collectives have names."""
+    if key == ACCURACY:
+        return "the model\u2019s accuracy"
+    return "the collective\u2019s success" if key[1] == "all" else f"the success of {key[1]}"
+
+
+def _smallest(measured: list[Setting], named: dict[str, str], key: Key) -> str:
+    of = "" if key[1] == "all" else f" of {key[1]}"
     if len(measured) > FEW:
-        found = sorted(first for setting in measured if (first := _first_enough(setting)) is not None)
+        found = sorted(first for setting in measured if (first := _first_enough(setting, key)) is not None)
         at = f"; the smallest share is {_span([share(alpha) for alpha in found])}" if found else ""
-        return f"A success of {percent(ENOUGH, 0)} is reached in {len(found)} of {len(measured)} settings{at}."
+        return f"A success{of} of {percent(ENOUGH, 0)} is reached in {len(found)} of {len(measured)} settings{at}."
     reached: dict[str, list[str]] = {}
     for setting in measured:
-        reached.setdefault(reach(setting), []).append(f"with {named[setting.label]}")
+        reached.setdefault(reach(setting, key), []).append(f"with {named[setting.label]}")
     parts = [f"{text} {_joined(where)}" for text, where in reached.items()]
-    return f"The smallest measured share with a success of at least {percent(ENOUGH, 0)}: {'; '.join(parts)}."
+    return f"The smallest measured share with a success{of} of at least {percent(ENOUGH, 0)}: {'; '.join(parts)}."
 
 
-def reach(setting: Setting) -> str:
-    """The smallest measured alpha of this setting whose mean success is at least ENOUGH; nothing is extrapolated."""
-    points = [point for point in setting.measured if SUCCESS in point.estimates]
+def reach(setting: Setting, key: Key = SUCCESS) -> str:
+    """The smallest measured alpha of this setting whose mean `key` is at least ENOUGH; nothing is extrapolated."""
+    points = [point for point in setting.measured if key in point.estimates]
     if not points:
         return "not measured"
-    first = _first_enough(setting)
+    first = _first_enough(setting, key)
     if first is None:
         return f"not reached at {share(points[-1].alpha)}, the largest measured,"
     return share(first) if first > 0 else "0\u00a0% (no collective is needed)"
 
 
-def _first_enough(setting: Setting) -> float | None:
-    return next((point.alpha for point in setting.measured if point.mean(SUCCESS) >= ENOUGH), None)
+def _first_enough(setting: Setting, key: Key) -> float | None:
+    return next((point.alpha for point in setting.measured if point.mean(key) >= ENOUGH), None)
 
 
 def _listed(values: dict[str, float]) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 
 import altair as alt
 
-from fedacdp.report.numbers import BASELINE, Key, Setting, StudyResults
+from fedacdp.report.numbers import BASELINE, CEILING, FLOOR, Key, Setting, StudyResults
 from fedacdp.report.words import names
 
 STYLES = [
@@ -49,7 +49,8 @@ def against_share(study: StudyResults, settings: Sequence[Setting], key: Key, ti
 
 
 def with_intervals(study: StudyResults, settings: Sequence[Setting], key: Key, title: str) -> alt.ConcatChart:
-    """The same means, a frame for each setting, with the band of the 95 % t interval over the seeds."""
+    """The same means, a frame for each setting, with the band of the 95 % t interval over the seeds; for success, what
+    is above its ceiling or below its floor is grey."""
     named = names(study.settings)
     shown = [named[setting.label] for setting in settings]
     color, dash, _ = _encodings(shown, symbol=None)
@@ -59,6 +60,7 @@ def with_intervals(study: StudyResults, settings: Sequence[Setting], key: Key, t
         means, seeds, _ = _rows([setting], named, key)
         name, _, rest = named[setting.label].partition(" (")
         panel = alt.layer(
+            *_bounds(setting, key, x),
             _data(means).mark_area(opacity=0.18).encode(x=x, y=_percent_axis("low"), y2="high:Q", color=color),
             _data(seeds).mark_point(filled=True, size=18, opacity=0.55).encode(x=x, y=y, color=color),
             _data(means).mark_line(strokeWidth=1.8).encode(x=x, y=y, color=color, strokeDash=dash),
@@ -71,19 +73,19 @@ def with_intervals(study: StudyResults, settings: Sequence[Setting], key: Key, t
 
 
 def over_rounds(
-    study: StudyResults, settings: Sequence[Setting], alpha: float, titles: dict[str, str]
+    study: StudyResults, settings: Sequence[Setting], alpha: float, titles: dict[Key, str]
 ) -> alt.VConcatChart:
-    """Each metric (metric -> title) after every round at one alpha, mean over seeds, one frame above the other."""
+    """Each metric (key -> title) after every round at one alpha, mean over seeds, one frame above the other."""
     named = names(study.settings)
     labels = [setting.label for setting in settings]
     color, dash, _ = _encodings([named[label] for label in labels], symbol=_LINE)
     rows = study.curves[(study.curves["alpha"] == alpha) & study.curves["setting"].isin(labels)]
     rows = rows[rows["round"].isin(thinned(sorted(int(number) for number in rows["round"].unique())))]
     frames = []
-    for metric, title in titles.items():
+    for (metric, group), title in titles.items():
         values = [
             {"setting": named[row.setting], "round": int(row.round), "value": float(row.value)}
-            for row in rows[rows["metric"] == metric].itertuples()
+            for row in rows[(rows["metric"] == metric) & (rows["group"] == group)].itertuples()
         ]
         axis = alt.Axis(grid=False, tickMinStep=1, tickCount=6, format="d", labelFlush=False)
         x = alt.X("round:Q", title="Round" if title == [*titles.values()][-1] else None, axis=axis)
@@ -118,10 +120,29 @@ def _rows(settings: Sequence[Setting], named: dict[str, str], key: Key) -> tuple
             low, high = (None if math.isnan(end) else end for end in estimate.interval)
             means.append(at | {"value": estimate.mean, "low": low, "high": high})
             seeds += [at | {"value": value} for value in estimate.values]
-        levels = [point.mean(BASELINE) for point in setting.measured if BASELINE in point.estimates]
+        base = (BASELINE, key[1])
+        levels = [point.mean(base) for point in setting.measured if base in point.estimates]
         if levels and key[0] == "success":
             floors.append({"setting": name, "value": levels[0]})
     return means, seeds, floors
+
+
+def _bounds(setting: Setting, key: Key, x: alt.X) -> list[alt.Chart]:
+    """What theory excludes of the success of a group: above its ceiling, below a floor that certifies something."""
+    drawn = []
+    for metric, end in ((CEILING, 1.0), (FLOOR, 0.0)):
+        bound = (metric, key[1])
+        if key[0] != "success" or not any(bound in point.estimates for point in setting.measured):
+            continue
+        free = 1.0 if metric == CEILING else 0.0
+        rows = [
+            {"alpha": point.alpha, "value": min(1.0, max(0.0, point.mean(bound))) if bound in point.estimates else free}
+            | {"end": end}
+            for point in setting.measured
+        ]
+        area = _data(rows).mark_area(color="#888", opacity=0.25, line={"color": "#888", "strokeWidth": 1})
+        drawn.append(area.encode(x=x, y=_percent_axis("value"), y2="end:Q"))
+    return drawn
 
 
 def _data(rows: Rows) -> alt.Chart:

@@ -13,13 +13,16 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
+from fedacdp import bounds, contradictions
 from fedacdp.config import ConfigError, Experiment
 from fedacdp.results import finished_runs, settings, table
 
 Key = tuple[str, str]
 """A metric and its group."""
 
-ACCURACY, SUCCESS, BASELINE = ("accuracy", "all"), ("success", "all"), ("success_baseline", "all")
+ACCURACY, SUCCESS = ("accuracy", "all"), ("success", "all")
+BASELINE, CEILING, FLOOR = "success_baseline", bounds.CEILING, bounds.FLOOR
+"""Metrics that stand beside the success of a group."""
 
 
 @dataclass(frozen=True)
@@ -104,7 +107,9 @@ class Setting:
 class StudyResults:
     """One study: its question, the plain text of study.json if it is there, and everything measured.
 
-    `curves`: mean over seeds by setting, alpha, round and metric ("accuracy", "success"), of done runs.
+    `curves`: mean over seeds by setting, alpha, round, metric ("accuracy", "success") and group, of done runs.
+    `contradictions`: which bounds the measured success contradicts, a sentence each; `unbounded`: why there is no
+    ceiling or floor, -> the labels of settings, by metric.
     """
 
     name: str
@@ -113,6 +118,8 @@ class StudyResults:
     settings: tuple[Setting, ...]
     runs: tuple[Run, ...]
     curves: pd.DataFrame
+    contradictions: tuple[str, ...]
+    unbounded: dict[str, dict[str, list[str]]]
 
     @property
     def points(self) -> list[Point]:
@@ -125,13 +132,23 @@ class StudyResults:
 
     @property
     def has_success(self) -> bool:
-        return any(SUCCESS in point.estimates for point in self.points)
+        return bool(self.goals)
+
+    @cached_property
+    def goals(self) -> list[Key]:
+        """The success of everybody, or, where there are several collectives, of each."""
+        found = {group for point in self.points for metric, group in point.estimates if metric == "success"}
+        return [("success", group) for group in sorted({"all"} & found or found) if "." not in group]
 
     @property
     def groups(self) -> list[str]:
-        """The groups of `success` besides "all"."""
+        """The groups of `success` besides its goals."""
         found = {group for point in self.points for metric, group in point.estimates if metric == "success"}
-        return sorted(found - {"all"})
+        return sorted(found - {group for _, group in self.goals})
+
+    def has(self, metric: str) -> bool:
+        """Whether the metric was measured anywhere."""
+        return any(metric == name for point in self.points for name, _ in point.estimates)
 
     @cached_property
     def alphas(self) -> list[float]:
@@ -181,6 +198,8 @@ def _study(place: Path) -> StudyResults:
         settings=tuple(sorted(by_setting, key=_order)),
         runs=tuple(runs),
         curves=_curves(frame),
+        contradictions=tuple(contradictions.told(frame)),
+        unbounded={metric: _reasons(frame[frame["metric"] == metric]) for metric in (CEILING, FLOOR)},
     )
 
 
@@ -199,7 +218,7 @@ def _order(setting: Setting) -> tuple[Any, ...]:
 
 def _estimates(frame: pd.DataFrame) -> dict[tuple[str, float], dict[Key, Estimate]]:
     """By setting and alpha: metric and group -> the estimate over the last rounds of these (done) runs."""
-    last = frame[frame["metric"].isin(["accuracy", "success", "success_baseline"])].dropna(subset=["value"])
+    last = frame[frame["metric"].isin(["accuracy", "success", BASELINE, CEILING, FLOOR])].dropna(subset=["value"])
     last = last[last["round"] == last.groupby("run_id")["round"].transform("max")]
     found: dict[tuple[str, float], dict[Key, Estimate]] = {}
     for (setting, alpha, metric, group), rows in last.groupby(["setting", "alpha", "metric", "group"]):
@@ -209,8 +228,13 @@ def _estimates(frame: pd.DataFrame) -> dict[tuple[str, float], dict[Key, Estimat
 
 
 def _curves(frame: pd.DataFrame) -> pd.DataFrame:
-    rows = frame[(frame["group"] == "all") & frame["metric"].isin(["accuracy", "success"])]
-    return rows.groupby(["setting", "alpha", "round", "metric"], as_index=False)["value"].mean()
+    rows = frame[frame["metric"].isin(["accuracy", "success"])]
+    return rows.groupby(["setting", "alpha", "round", "metric", "group"], as_index=False)["value"].mean()
+
+
+def _reasons(rows: pd.DataFrame) -> dict[str, list[str]]:
+    absent = rows[rows["value"].isna() & (rows["alpha"] > 0)]
+    return {str(note): sorted(set(found["setting"])) for note, found in absent.groupby("note")}
 
 
 def _recipe(place: Path) -> dict[str, Any] | None:

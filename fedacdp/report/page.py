@@ -11,7 +11,7 @@ import vl_convert
 from markupsafe import Markup
 
 from fedacdp.report import answer, figures, odds, recipe, words
-from fedacdp.report.numbers import ACCURACY, SUCCESS, Key, Setting, StudyResults
+from fedacdp.report.numbers import ACCURACY, CEILING, FLOOR, Setting, StudyResults
 
 TOGETHER, FRAMES = 6, 6
 """As many settings as are drawn in one frame, and as many frames as a page draws."""
@@ -61,10 +61,15 @@ def section(study: StudyResults) -> dict[str, Any]:
     """The variables of a study in the template."""
     measured = [setting for setting in study.settings if setting.measured]
     grouped = groups(measured)
-    found = promises(study)
+    found, named = promises(study), words.names(study.settings)
     return {
         "study": study,
-        "names": words.names(study.settings),
+        "names": named,
+        "bounds": {name: metric for name, metric in (("Floor", FLOOR), ("Ceiling", CEILING)) if study.has(metric)},
+        "unbounded": {
+            name: {reason: "; ".join(named[label] for label in labels) for reason, labels in found.items()}
+            for name, found in (("floor", study.unbounded[FLOOR]), ("ceiling", study.unbounded[CEILING]))
+        },
         "answer": answer.answer(study),
         "certainty": answer.certainty(study),
         "facts": answer.facts(study),
@@ -125,9 +130,8 @@ def _common(settings: list[Setting]) -> str:
 
 def _frame(study: StudyResults, settings: list[Setting], titled: bool) -> Frame:
     shares, intervals = [], []
-    metrics: dict[Key, str] = {ACCURACY: "Accuracy"}
-    if any(SUCCESS in point.estimates for setting in settings for point in setting.points):
-        metrics = {SUCCESS: "Success", ACCURACY: "Accuracy"}
+    there = {key for setting in settings for point in setting.points for key in point.estimates}
+    metrics = {key: words.titled(key) for key in [*study.goals, ACCURACY] if key in there or key == ACCURACY}
     points = [point for setting in settings for point in setting.measured]
     if len({point.alpha for point in points}) > 1:
         for key, title in metrics.items():
@@ -141,9 +145,8 @@ def _frame(study: StudyResults, settings: list[Setting], titled: bool) -> Frame:
     rounds = []
     if study.curves["round"].nunique() > 1:
         for alpha in sorted({study.middle or study.alphas[-1], study.alphas[-1]}):
-            titles = {key[0]: title for key, title in metrics.items()}
-            curves = figures.over_rounds(study, settings, alpha, titles)
-            rounds.append((alpha, Figure(draw(curves), words.course(study, settings, alpha))))
+            curves = figures.over_rounds(study, settings, alpha, metrics)
+            rounds.append((alpha, Figure(draw(curves), words.course(study, settings, alpha, [*metrics]))))
     return Frame(_common(settings) if titled else "", shares, intervals, rounds)
 
 

@@ -105,16 +105,26 @@ def neighbours(adjacency: str, unit: str) -> str:
     return known.get(adjacency, adjacency)
 
 
-def course(study: StudyResults, settings: list[Setting], alpha: float) -> str:
-    """The text alternative of a learning curve: where each starts and ends."""
+def titled(key: Key) -> str:
+    """A metric as a title; its group where it is not everybody."""
+    return key[0].capitalize() + ("" if key[1] == "all" else f", {key[1]}")
+
+
+def course(study: StudyResults, settings: list[Setting], alpha: float, keys: list[Key]) -> str:
+    """The text alternative of a learning curve of these metrics: where each starts and ends."""
     named = names(study.settings)
-    rows = study.curves[study.curves["alpha"] == alpha]
+    rows = study.curves[study.curves["alpha"] == alpha].sort_values("round")
     lines = []
     for setting in settings:
-        for metric, curve in rows[rows["setting"] == setting.label].sort_values("round").groupby("metric"):
+        own = rows[rows["setting"] == setting.label]
+        for key in keys:
+            curve = own[(own["metric"] == key[0]) & (own["group"] == key[1])]
+            if curve.empty:
+                continue
             first, last = curve.iloc[0], curve.iloc[-1]
             lines.append(
-                f"{named[setting.label]}, {metric}: {percent(first['value'])} after round {first['round']}, "
+                f"{named[setting.label]}, {titled(key).lower()}: "
+                f"{percent(first['value'])} after round {first['round']}, "
                 f"{percent(last['value'])} after round {last['round']}."
             )
     return f"Line chart over the rounds with {share(alpha)} of the users in the collective. " + " ".join(lines)
@@ -130,4 +140,7 @@ def alternative(study: StudyResults, settings: list[Setting], key: Key) -> str:
         ]
         if values:
             lines.append(f"{named[setting.label]}: {', '.join(values)}.")
-    return f"Line chart of {key[0]} at the last round against the share of users in the collective. " + " ".join(lines)
+    return (
+        f"Line chart of {titled(key).lower()} at the last round against the share of users in the collective. "
+        + " ".join(lines)
+    )
