@@ -8,7 +8,7 @@ from typing import Any
 
 import altair as alt
 
-from fedacdp.report.numbers import BASELINE, CEILING, FLOOR, Key, Setting, StudyResults
+from fedacdp.report.numbers import BASELINE, CEILING, FLOOR, Key, Point, Setting, StudyResults
 from fedacdp.report.words import names
 
 STYLES = [
@@ -134,15 +134,18 @@ def _bounds(setting: Setting, key: Key, x: alt.X) -> list[alt.Chart]:
         bound = (metric, key[1])
         if key[0] != "success" or not any(bound in point.estimates for point in setting.measured):
             continue
-        free = 1.0 if metric == CEILING else 0.0
-        rows = [
-            {"alpha": point.alpha, "value": min(1.0, max(0.0, point.mean(bound))) if bound in point.estimates else free}
-            | {"end": end}
-            for point in setting.measured
-        ]
+        rows = [{"alpha": point.alpha, "value": _bound(point, bound, end), "end": end} for point in setting.measured]
         area = _data(rows).mark_area(color="#888", opacity=0.25, line={"color": "#888", "strokeWidth": 1})
         drawn.append(area.encode(x=x, y=_percent_axis("value"), y2="end:Q"))
     return drawn
+
+
+def _bound(point: Point, bound: Key, trivial: float) -> float:
+    """The bound at a point; without one the trivial one, and without members what is measured without members."""
+    if bound in point.estimates:
+        return min(1.0, max(0.0, point.mean(bound)))
+    known = bound[0] == CEILING and point.alpha == 0 and ("success", bound[1]) in point.estimates
+    return point.mean(("success", bound[1])) if known else trivial
 
 
 def _data(rows: Rows) -> alt.Chart:
