@@ -118,13 +118,14 @@ def table(
     format: Annotated[Format, typer.Option(help="Format.")] = Format.csv,
 ) -> None:
     """Print the tidy table: one row per run, round, metric and group."""
+    from fedacdp.results import as_csv
     from fedacdp.results import table as tidy
 
     frame = tidy(folder)
     if format is Format.parquet:
         frame.to_parquet(sys.stdout.buffer, index=False)
     elif format is Format.csv:
-        frame.to_csv(sys.stdout, index=False)
+        sys.stdout.write(as_csv(frame))
     elif format is Format.json:
         frame.to_json(sys.stdout, orient="records", lines=False)
     else:

@@ -43,6 +43,7 @@ class Format(StrEnum):
     text = "text"
     md = "md"
     json = "json"
+    csv = "csv"
 
 
 def plan(
@@ -95,9 +96,8 @@ def plan(
             if where == "none" or epsilon is not None:
                 about = _noise(where, epsilon, privacy_delta, platform_size)
                 terms = Terms(platform_size, tests, delta, bound=bound.value, noise_sd=about["noise_sd"])
-                arms.append(about | _summary(cells, terms, len(rows.y), success, rows, places))
-        terms = Terms(platform_size, tests, delta, bound=bound.value)
-        naive = _naive(rows, places, wanted, terms, success) if strategy is Strategy.unplant else []
+                naive = _naive(rows, places, wanted, terms, success) if strategy is Strategy.unplant else []
+                arms.append(about | _summary(cells, terms, len(rows.y), success, rows, places) | {"naive": naive})
     except ValueError as error:
         raise ConfigError(f"--{str(error).replace('_', '-', 1)}") from None
     unseen = [f"{rows.names[p]}={rows.levels[p][c]}" for p, c in rows.signal.items() if not (rows.x[:, p] == c).any()]
@@ -118,10 +118,7 @@ def plan(
     }
     given |= {"columns": [rows.names[place] for place in places], "number_of_cells": rows.cells(places)}
     found = (
-        given
-        | {"unseen": unseen, "estimators": cells.estimators, "eta": cells.eta}
-        | arms[0]
-        | {"private": arms[1:], "naive": naive}
+        given | {"unseen": unseen, "estimators": cells.estimators, "eta": cells.eta} | arms[0] | {"private": arms[1:]}
     )
 
     from fedacdp.report import planned
@@ -129,7 +126,12 @@ def plan(
     found["words"] = planned.words(found)
     if picture is not None:
         planned.draw(found, picture)
-    typer.echo(json.dumps(found, indent=1) if format is Format.json else planned.told(found, format is Format.md))
+    if format is Format.json:
+        typer.echo(json.dumps(found, indent=1))
+    elif format is Format.csv:
+        typer.echo(planned.cells(found), nl=False)
+    else:
+        typer.echo(planned.told(found, format is Format.md))
 
 
 def _cells(rows: Rows, places: list[int], strategy: Strategy, target: int | None, estimators: int | None) -> Cells:
@@ -149,7 +151,7 @@ def _cells(rows: Rows, places: list[int], strategy: Strategy, target: int | None
 
 
 def _naive(rows: Rows, places: list[int], unwanted: int | None, terms: Terms, success: float) -> list[dict[str, Any]]:
-    """Unplanting by one label that all send, without privacy, for each label."""
+    """Unplanting by one label that all send, for each label."""
     assert unwanted is not None
     code, number, every = rows.code(places), rows.cells(places), np.ones(len(rows.y), bool)
     tables = rows.count(code, rows.signalled, number), rows.count(code, every, number)

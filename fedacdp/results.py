@@ -57,6 +57,7 @@ COLUMNS = [
 repetitions of each other if, and only if, setting and alpha agree. `role` is `run`, or `baseline` for a run without a
 collective that was added for comparison. `note` says why a bound has no value."""
 
+_FORMULA = ("=", "+", "-", "@", "\t", "\r")
 _SHARE = re.compile(r"strategy\.collectives\.[^.]+\.alpha")
 _ROUNDS = {"round": "int32", "metric": "str", "group": "str", "value": "float64", "seconds": "float64"}
 
@@ -160,6 +161,16 @@ def table(folder: Path) -> pd.DataFrame:
     found = pd.concat([found.assign(note=""), bounds.rows(found, about)], ignore_index=True)
     order = ["study", "mechanism", "epsilon", "setting", "alpha", "seed", "round"]
     return found.sort_values(order, kind="stable")[COLUMNS].reset_index(drop=True)
+
+
+def as_csv(frame: pd.DataFrame) -> str:
+    """A table as CSV. A text that a spreadsheet would take for a formula gets a quote before it, as OWASP advises."""
+    safe = {}
+    for name in frame:
+        if not pd.api.types.is_numeric_dtype(frame[name]):
+            formulas = {text: f"'{text}" for text in frame[name].unique() if str(text).startswith(_FORMULA)}
+            safe[str(name)] = frame[name].replace(formulas) if formulas else frame[name]
+    return frame.assign(**safe).to_csv(index=False)
 
 
 def _constants(manifest: dict[str, Any], experiment: Experiment, label: str) -> dict[str, Any]:

@@ -471,3 +471,22 @@ def test_constructiveness_of_two_collectives_follows_from_the_rows():
     alone = {**ally, "b": {**ally["b"], "alpha": 0.0}}
     both, one = (last(prepared({"name": "several", "collectives": two}))[1]["success@a"] for two in (ally, alone))
     assert outcomes.constructiveness(both, one, found["nobody"]) > 0
+
+
+def test_who_joins_a_large_collective_comes_from_those_whom_the_other_would_ask_last():
+    part = parts_of("strategy")["several"]
+
+    def dealt(a, b):
+        names = {"a": {"name": "strike", "alpha": a}, "b": {"name": "strike", "alpha": b}}
+        found = part(collectives=names).assigned(np.array(["x"] * 40), Key(5))
+        return set(np.flatnonzero(found == 0).tolist()), set(np.flatnonzero(found == 1).tolist())
+
+    share_of_a, share_of_b = dealt(0.5, 0.5)
+    joined = [dealt(0.0, b / 40)[1] for b in range(21)]  # whom b asks first, second, ...
+    for wanted in (0.6, 0.75):
+        large, _ = dealt(wanted, 0.0)
+        assert share_of_a < large
+        assert large - share_of_a == share_of_b - joined[40 - round(wanted * 40)]
+    assert dealt(0.75, 0.25) == (dealt(0.75, 0.0)[0], joined[10])
+    with pytest.raises(ValueError, match="add up to"):
+        dealt(0.75, 0.3)

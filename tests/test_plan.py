@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
 import sys
 
 import numpy as np
+import pandas as pd
 import pytest
 from typer.testing import CliRunner
 
@@ -290,3 +292,32 @@ def test_the_chance_of_a_private_cell_enters_the_expected_success(small):
     cells = ct.feature_label(np.array([[3, 1]]), np.array([[4, 2]]), 1)
     chance = ph.win_probability(ph.leads(cells, 600, 6), arm["noise_sd"])
     assert arm["expected"] == pytest.approx(float(chance[0]), abs=1e-12)
+
+
+def test_cells_as_csv_are_those_of_the_json_and_no_formulas(tmp_path):
+    path = tmp_path / "rows.csv"
+    path.write_text("@cmd,y\n" + "".join(f"{'+1' if i % 3 else 'b'},{i % 2}\n" for i in range(60)))
+    words = (path, "--label", "y", "--signal", "@cmd=b", "--target", "1", "--platform-size", 6000, "--columns", "@cmd",
+             "--strategy", "erase", "--central-epsilon", 1)  # fmt: skip
+    found = json.loads(told(*words, "--format", "json"))
+    frame = pd.read_csv(io.StringIO(told(*words, "--format", "csv")))
+    arms = [found, *found["private"]]
+    assert frame["privacy"].tolist() == [arm["privacy"] for arm in arms for _ in arm["cells"]]
+    assert frame["cell"].tolist() == ["'" + cell["cell"] for arm in arms for cell in arm["cells"]]
+    for name in ("mass", "resistance"):
+        assert frame[name].tolist() == pytest.approx([cell[name] for arm in arms for cell in arm["cells"]])
+    for name in ("members_certified", "members_expected"):
+        expected = [cell[name] for arm in arms for cell in arm["cells"]]
+        assert [None if pd.isna(value) else value for value in frame[name]] == expected
+
+
+def test_naive_unplanting_under_noise_takes_more_members(cars):
+    words = (cars[0], "--label", "Evaluation", *SIGNAL, "--target", "Good", "--platform-size", 10**6,
+             "--strategy", "unplant", "--local-epsilon", 1)  # fmt: skip
+    found = json.loads(told(*words, "--format", "json"))
+    [private] = found["private"]
+    free, noisy = ({way["label"]: way["members_needed"] for way in arm["naive"]} for arm in (found, private))
+    assert free.keys() == noisy.keys()
+    assert all(noisy[label] is None or noisy[label] > free[label] for label in free if free[label] is not None)
+    assert any(noisy[label] is not None for label in free)
+    assert told(*words).count("If all sent one label instead") == 2

@@ -6,11 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import altair as alt
+import pandas as pd
 import vl_convert
 
 from fedacdp.config import ConfigError
 from fedacdp.report.figures import STYLES, styled
-from fedacdp.results import write
+from fedacdp.results import as_csv, write
 
 MOST = 40
 """Cells that a table shows; the rest, of smaller mass, is in the JSON."""
@@ -39,12 +40,7 @@ def words(found: dict[str, Any]) -> list[str]:
     goal = _GOALS[found["strategy"]].format(**found)
     lines = [f"Strategy: {_ACTS[found['strategy']].format(**found)}. Success: the share of fresh records that {goal}."]
     for arm in (found, *found["private"]):
-        lines.append(f"{name(arm)}. {_certified(arm, found)} {_needed(arm, found)}")
-    if found["naive"]:
-        best = min(found["naive"], key=lambda way: way["members_needed"] or found["platform_size"] + 1)
-        size = best["members_needed"]
-        sure = "no size certifies" if size is None else f"{_size(size, found)} certify"
-        lines.append(f"If all sent one label instead, {best['label']!r} would be best: {sure} {found['success']:.0%}.")
+        lines.append(f"{name(arm)}. {_certified(arm, found)} {_needed(arm, found)}{_naive(arm, found)}")
     led = [cell["cell"] for cell in found["cells"] if cell["members_expected"] == 0]
     if led:
         lines.append(f"In {len(led)} of {len(found['cells'])} cells the platform would do so without anybody acting.")
@@ -87,6 +83,18 @@ def told(found: dict[str, Any], markdown: bool) -> str:
         if len(arm["cells"]) > MOST:
             parts.append(f"\n... and {len(arm['cells']) - MOST} cells of smaller mass (--format json has them)")
     return "\n".join(parts)
+
+
+def cells(found: dict[str, Any]) -> str:
+    """The cells of every arm as CSV."""
+    header = ["privacy", "epsilon", "cell", "mass", "resistance", "members_certified", "members_expected"]
+    rows = [
+        {"privacy": arm["privacy"], "epsilon": arm.get("epsilon")} | cell
+        for arm in (found, *found["private"])
+        for cell in arm["cells"]
+    ]
+    frame = pd.DataFrame(rows, columns=header).astype(dict.fromkeys(header[-2:], "Int64"))
+    return as_csv(frame)
 
 
 def draw(found: dict[str, Any], path: Path) -> None:
@@ -142,6 +150,17 @@ def _needed(arm: dict[str, Any], found: dict[str, Any]) -> str:
     if expected is not None:
         hoped = f"{_size(expected, found)} reach it in expectation" if expected else "it needs nobody in expectation"
     return f"A success of {found['success']:.0%}: {sure}, {hoped}; {found['rows']:,} reach {arm['expected']:.1%}."
+
+
+def _naive(arm: dict[str, Any], found: dict[str, Any]) -> str:
+    if not arm["naive"]:
+        return ""
+    best = min(arm["naive"], key=lambda way: way["members_needed"] or found["platform_size"] + 1)
+    size = best["members_needed"]
+    if size is None:
+        return f" If all sent one label instead, no size would certify {found['success']:.0%}."
+    certify = f"{_size(size, found)} certify {found['success']:.0%}"
+    return f" If all sent one label instead, {best['label']!r} would be best: {certify}."
 
 
 def _size(members: int, found: dict[str, Any]) -> str:
