@@ -135,6 +135,11 @@ class Experiment(BaseModel):
         """The same experiment under another mechanism."""
         return self._changed(privacy=mechanism)
 
+    @property
+    def for_nodes(self) -> Experiment:
+        """The same experiment as it is told to nodes, who may be at work in another folder."""
+        return self._changed(strategy=self.strategy.for_nodes)
+
     def _changed(self, **parts: Part) -> Experiment:
         fields = {name: getattr(self, name) for name in Experiment.model_fields}  # model_copy would keep the digest
         return Experiment(**fields | parts)
