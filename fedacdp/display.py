@@ -25,6 +25,7 @@ from rich.progress import (
 )
 from rich.table import Table
 
+from fedacdp.firms import POWER
 from fedacdp.results import table
 
 if TYPE_CHECKING:
@@ -88,13 +89,18 @@ class Lines:
 
 
 def closing_table(folder: Path) -> None:
-    """Accuracy and success at the last round, for every setting and alpha: mean over seeds."""
+    """Accuracy and success, and data leverage power where there is any, at the last round, for every setting and alpha:
+    mean over seeds."""
     console = Console(stderr=True)
     frame = table(folder)
-    shown = Table("setting", "alpha", "seeds", "accuracy", "success", "without\ncollective")
+    means = summarise(frame)
+    columns = {"accuracy": "accuracy", "success": "success", "success_baseline": "without\ncollective"}
+    if POWER in means:
+        columns[POWER] = POWER
+    shown = Table("setting", "alpha", "seeds", *columns.values())
     last = None
-    for row in summarise(frame).to_dict("records"):
-        numbers = [_three_digits(row[name]) for name in ("accuracy", "success", "success_baseline")]
+    for row in means.to_dict("records"):
+        numbers = [_three_digits(row[name]) for name in columns]
         if last is not None and row["setting"] != last:
             shown.add_section()
         shown.add_row(
@@ -122,8 +128,8 @@ def _three_digits(value: float) -> str:
 
 
 def summarise(frame: pd.DataFrame) -> pd.DataFrame:
-    """One row per setting and alpha: last-round `accuracy`, `success` and `success_baseline` of group "all", mean over
-    the seeds, and their number."""
+    """One row per setting and alpha: last-round `accuracy`, `success`, `success_baseline` and, if there is any, `dlp`,
+    of group "all", mean over the seeds, and their number."""
     last = frame[(frame["group"] == "all") & (frame["status"] == "done")]
     last = last[last["round"] == last.groupby("run_id")["round"].transform("max")]
     names = ["mechanism", "epsilon", "setting", "alpha", "unit", "observer", "warning"]
@@ -139,8 +145,10 @@ def summarise(frame: pd.DataFrame) -> pd.DataFrame:
 def markdown(frame: pd.DataFrame) -> str:
     """The closing table as Markdown."""
     columns = ["setting", "alpha", "seeds", "epsilon", "unit", "observer", "accuracy", "success", "success_baseline"]
+    means = summarise(frame)
+    columns += [POWER] if POWER in means else []
     lines = ["| " + " | ".join(columns) + " |", "|" + " --- |" * len(columns)]
-    for row in summarise(frame)[columns].itertuples(index=False):
+    for row in means[columns].itertuples(index=False):
         cells = [f"{cell:.4g}" if isinstance(cell, float) else str(cell).replace("|", "\\|") for cell in row]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
