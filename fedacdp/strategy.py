@@ -179,6 +179,11 @@ class Strategy(Part):
         return None
 
     @property
+    def changes_users(self) -> bool:
+        """Whether who is a user of the platform, and so the number that sums are divided by, depends on the members."""
+        return type(self).on_platform is not Strategy.on_platform
+
+    @property
     def edits_updates(self) -> bool:
         """Whether members' updates must be expanded because this strategy changes them."""
         return type(self).update is not Strategy.update or type(self).update_at is not Strategy.update_at

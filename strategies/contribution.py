@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, Self
 
 import numpy as np
-from pydantic import Field, PrivateAttr
+from pydantic import Field, PrivateAttr, model_validator
 
 from fedacdp.keys import Key
 from fedacdp.strategy import Predict, Strategy
@@ -16,7 +16,9 @@ class Contribution(Strategy):
     """A run is the model of one `firm` (Vincent, Hecht 2021, CSCW, doi 10.1145/3449177). Both begin with the same model
     and have the same users, records, cohorts and members, so two runs that differ in `firm` alone are a pair.
 
-    firm = "first": everybody is its user; members send it nothing if they `strike`, and what everybody sends if not.
+    firm = "first": everybody is its user; members send it nothing if they `strike`, and what everybody sends if not. It
+    divides by the number of all users, so that a strike costs it data and makes its steps smaller; if the strike is
+    `noticed`, it divides by the number of those who are left, and is as a firm that never had the others.
     firm = "second": its users are the members, and of all users a share `customers` that it has anyway: nested, and
     independent of alpha. It divides by the number of its own users, and a firm without users keeps the initial model.
     A member who does not act (start, stop, compliance, coordination_noise) is there as if nothing happened: it sends
@@ -32,8 +34,18 @@ class Contribution(Strategy):
     name: Literal["contribution"] = "contribution"
     firm: Literal["first", "second"]
     strike: bool = False
+    noticed: bool = False
     customers: float = Field(default=0.0, ge=0, le=1)
     _silent: bool = PrivateAttr(default=False)
+
+    @model_validator(mode="after")
+    def _gone_for_good(self) -> Self:
+        if self.noticed and not self.strike:
+            raise ValueError("noticed: belongs to strike = true")
+        for knob in ("compliance", "coordination_noise", "start", "stop") if self.noticed else ():
+            if getattr(self, knob) != Strategy.model_fields[knob].default:
+                raise ValueError(f"{knob} = {getattr(self, knob)!r}: a strike that is noticed is that of all members")
+        return self
 
     def assigned(self, group: np.ndarray, key: Key) -> np.ndarray:
         collective = super().assigned(group, key)
@@ -41,8 +53,12 @@ class Contribution(Strategy):
 
     def on_platform(self, collective: np.ndarray, key: Key) -> np.ndarray:
         if self.firm == "first":
-            return super().on_platform(collective, key)
+            return (collective < 0) | (not self.noticed)
         return (collective >= 0) | self._customers(len(collective), key)
+
+    @property
+    def changes_users(self) -> bool:
+        return self.firm == "second" or self.noticed
 
     def _customers(self, users: int, key: Key) -> np.ndarray:
         """The customers of the second firm, (U,) bool; nobody at the first."""

@@ -37,8 +37,8 @@ class Several(Strategy):
                 raise ValueError(f"{name!r} is no name: 1 to 32 letters, digits, _ and -")
             if isinstance(strategy, Several):
                 raise ValueError(f"{name}: several collectives cannot be one of several")
-            if getattr(strategy, "firm", "first") == "second":
-                raise ValueError(f"{name}: a second firm has no users but those who contribute, so it stands alone")
+            if strategy.changes_users:
+                raise ValueError(f"{name}: decides who uses the platform at all, so it cannot be one of several")
         return dict(sorted(value.items()))
 
     @model_validator(mode="after")
