@@ -27,6 +27,8 @@ def no_ceiling(experiment: Experiment) -> str | None:
     strategy, privacy = experiment.strategy, experiment.privacy
     if strategy.alpha == 0:
         return "there is no collective"
+    if strategy.changes_users:
+        return "without the collective the platform has other users, and divides by their number"
     if privacy.unit == "none":
         return "without noise nothing is out of reach"
     if privacy.unit != "user":

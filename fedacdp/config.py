@@ -129,11 +129,20 @@ class Experiment(BaseModel):
     @property
     def baseline(self) -> Experiment:
         """The same experiment without a collective, with the same random numbers."""
-        return self._changed(strategy=self.strategy.without_members)
+        return self.with_strategy(self.strategy.without_members)
+
+    def with_strategy(self, strategy: Strategy) -> Experiment:
+        """The same experiment with another strategy."""
+        return self._changed(strategy=strategy)
 
     def with_privacy(self, mechanism: Mechanism) -> Experiment:
         """The same experiment under another mechanism."""
         return self._changed(privacy=mechanism)
+
+    @property
+    def for_nodes(self) -> Experiment:
+        """The same experiment as it is told to nodes, who may be at work in another folder."""
+        return self.with_strategy(self.strategy.for_nodes)
 
     def _changed(self, **parts: Part) -> Experiment:
         fields = {name: getattr(self, name) for name in Experiment.model_fields}  # model_copy would keep the digest

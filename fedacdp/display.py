@@ -26,12 +26,13 @@ from rich.progress import (
 from rich.table import Table
 
 from fedacdp import bounds, contradictions
+from fedacdp.firms import POWER
 from fedacdp.results import table
 
 if TYPE_CHECKING:
     from fedacdp.study import Task
 
-_BOUNDS = {bounds.FLOOR: "floor", bounds.CEILING: "ceiling"}
+_MORE = {bounds.FLOOR: "floor", bounds.CEILING: "ceiling", POWER: POWER}  # shown where there is any
 _PLAIN_EVERY = 15.0  # seconds between lines where there is no terminal
 
 
@@ -90,13 +91,13 @@ class Lines:
 
 
 def closing_table(folder: Path) -> None:
-    """Accuracy, success and its bounds at the last round, for every setting and alpha: mean over seeds; then what each
-    guarantee says, warnings, and bounds that are contradicted."""
+    """Accuracy, success, its bounds and data leverage power at the last round, for every setting and alpha: mean over
+    seeds; then what each guarantee says, warnings, and bounds that are contradicted."""
     console = Console(stderr=True)
     frame = table(folder)
     found = summarise(frame)
     columns = {"accuracy": "accuracy", "success": "success", "success_baseline": "without\ncollective"}
-    columns |= {name: title for name, title in _BOUNDS.items() if found[name].notna().any()}
+    columns |= {name: title for name, title in _MORE.items() if found[name].notna().any()}
     shown = Table("setting", "alpha", "seeds", *columns.values())
     last = None
     for row in found.to_dict("records"):
@@ -132,8 +133,8 @@ def _three_digits(value: float | str) -> str:
 
 
 def summarise(frame: pd.DataFrame) -> pd.DataFrame:
-    """One row per setting and alpha: last-round `accuracy`, `success`, `success_baseline` and bounds of group "all",
-    mean over the seeds, and their number. Where only groups have a success, a text with that of each."""
+    """One row per setting and alpha: last-round `accuracy`, `success`, `success_baseline`, bounds and `dlp` of group
+    "all", mean over the seeds, and their number. Where only groups have a success, a text with that of each."""
     done = frame[frame["status"] == "done"]
     done = done[done["round"] == done.groupby("run_id")["round"].transform("max")]
     last = done[done["group"] == "all"]
@@ -141,12 +142,12 @@ def summarise(frame: pd.DataFrame) -> pd.DataFrame:
     means = last.pivot_table(index=names, columns="metric", values="value", aggfunc="mean", dropna=False, observed=True)
     seeds = last.groupby(names, dropna=False)["run_id"].nunique().rename("seeds")
     found = means.join(seeds, how="inner").reset_index()
-    for metric in ("accuracy", "success", "success_baseline", *_BOUNDS):
+    for metric in ("accuracy", "success", "success_baseline", *_MORE):
         if metric not in found:
             found[metric] = float("nan")
     found = found.dropna(subset=["seeds"]).reset_index(drop=True)
     of_collectives = done[(done["group"] != "all") & ~done["group"].str.contains(".", regex=False)]
-    for metric in ("success", "success_baseline", *_BOUNDS):
+    for metric in ("success", "success_baseline", *_MORE):
         texts = _of_each(of_collectives[of_collectives["metric"] == metric])
         several = [(row["setting"], row["alpha"]) if pd.isna(row["success"]) else None for _, row in found.iterrows()]
         if any(slot in texts for slot in several):
@@ -166,8 +167,10 @@ def _of_each(rows: pd.DataFrame) -> dict[tuple[str, float] | None, str]:
 def markdown(frame: pd.DataFrame) -> str:
     """The closing table as Markdown."""
     columns = ["setting", "alpha", "seeds", "epsilon", "unit", "observer", "accuracy", "success", "success_baseline"]
+    means = summarise(frame)
+    columns += [name for name in _MORE if means[name].notna().any()]
     lines = ["| " + " | ".join(columns) + " |", "|" + " --- |" * len(columns)]
-    for row in summarise(frame)[columns].itertuples(index=False):
+    for row in means[columns].itertuples(index=False):
         cells = [f"{cell:.4g}" if isinstance(cell, float) else str(cell).replace("|", "\\|") for cell in row]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)

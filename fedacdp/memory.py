@@ -52,7 +52,7 @@ def _kinds(experiments: Iterable[Experiment], execution: Execution) -> list[Sett
 
 def _needed(setting: Setting, execution: Execution, nodes: int, chunk: int) -> int:
     """Bytes that all nodes together take for chunks of that size: on the CPU, or on the GPU."""
-    users, records = min(chunk, setting.block, setting.plan.users), int(setting.federation.sizes.max())
+    users, records = min(chunk, setting.block, setting.experiment.data.users), int(setting.federation.sizes.max())
     batch = setting.experiment.training.batch
     rule = setting.mechanism.example_rule(setting.plan)
     shape, edited = setting.federation.schema.shape, setting.experiment.strategy.edits_updates

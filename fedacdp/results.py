@@ -19,7 +19,7 @@ import numpy as np
 import pandas as pd
 from safetensors.numpy import save
 
-from fedacdp import bounds
+from fedacdp import bounds, firms
 from fedacdp.config import ConfigError, Experiment, experiment_from
 from fedacdp.derived import derived
 from fedacdp.rounds import Row
@@ -135,8 +135,8 @@ def table(folder: Path) -> pd.DataFrame:
     What was measured of the model, as `success` and `accuracy`, has a `success_baseline`, `accuracy_baseline` and so on
     of the same round and group: the same experiment without a collective, with the same random numbers. From both
     follow `accuracy_drop`, `amplification`, `utility` and `persistence`, see `fedacdp.outcomes`, and a
-    `success_ceiling` and a `success_floor`, or why there is none, see `bounds.rows`. ConfigError if there are no runs
-    or a file is damaged.
+    `success_ceiling` and a `success_floor`, or why there is none, see `bounds.rows`. From the runs of two firms follows
+    `dlp`, see `firms.rows`. ConfigError if there are no runs or a file is damaged.
     """
     runs = list(finished_runs(folder))
     if not runs:
@@ -158,7 +158,8 @@ def table(folder: Path) -> pd.DataFrame:
         found = derived(own, baseline, experiment.strategy, manifest.get("label_shares", {}))
         parts.append(found.assign(study=manifest["study"], run_id=experiment.run_id))
     found = pd.concat(parts, ignore_index=True).merge(pd.DataFrame(constants), on=["study", "run_id"])
-    found = pd.concat([found.assign(note=""), bounds.rows(found, about)], ignore_index=True)
+    powers = firms.rows(found, {slot: experiment for slot, (experiment, *_) in about.items()})
+    found = pd.concat([found.assign(note=""), powers.assign(note=""), bounds.rows(found, about)], ignore_index=True)
     order = ["study", "mechanism", "epsilon", "setting", "alpha", "seed", "round"]
     return found.sort_values(order, kind="stable")[COLUMNS].reset_index(drop=True)
 

@@ -72,6 +72,7 @@ def run(
     """The rounds of a run, from the start or after `state`. Raises Diverged when the model stops being finite."""
     training, mechanism, plan, key = setting.experiment.training, setting.mechanism, setting.plan, setting.key
     state = state or first_state(setting)
+    step = training.server_lr / plan.cohort if plan.users else 0.0  # a platform without users learns nothing
     while state.round < training.rounds:
         began, round = time.perf_counter(), state.round + 1
         ids = draw_cohort(setting, state, round)
@@ -88,7 +89,7 @@ def run(
         if noise is not None:
             total += noise.vector
         with np.errstate(over="ignore"):  # what is too large for float32 becomes infinite, which is looked for below
-            parameters = (state.parameters + training.server_lr / plan.cohort * total).astype(state.parameters.dtype)
+            parameters = (state.parameters + step * total).astype(state.parameters.dtype)
 
         messages = state.messages.copy()
         messages[ids] += 1
@@ -103,9 +104,9 @@ def run(
 
 
 def draw_cohort(setting: Setting, state: State, round: int) -> np.ndarray:
-    """The users of a round, sorted ids: every user independently with chance q, unless its messages are used up."""
-    users = setting.experiment.data.users
-    drawn = setting.key.fold("cohort", round).uniforms(np.arange(users), 1)[:, 0] < setting.plan.sampling_prob
+    """The platform's users of a round, sorted ids: each independently with chance q, if it has messages left."""
+    chance = setting.key.fold("cohort", round).uniforms(np.arange(len(setting.on_platform)), 1)[:, 0]
+    drawn = setting.on_platform & (chance < setting.plan.sampling_prob)
     limit = setting.mechanism.message_limit(setting.plan)
     return np.flatnonzero(drawn if limit is None else drawn & (state.messages < limit))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -25,8 +25,8 @@ from fedacdp.users import Users
 @dataclass(frozen=True)
 class Setting:
     """An experiment with everything that follows from it: data in users' hands, model, noise, the strategy with what
-    members agreed on, and the number of each user's collective, (N,) int8, -1 for none. Users are trained `block` at a
-    time."""
+    members agreed on, the number of each user's collective, (N,) int8, -1 for none, and who is a user of this platform
+    at all, (N,) bool, as many as the plan counts. Users are trained `block` at a time."""
 
     experiment: Experiment
     federation: Federation
@@ -34,6 +34,7 @@ class Setting:
     net: Learner
     strategy: Strategy
     collective: np.ndarray
+    on_platform: np.ndarray
     plan: Plan
     mechanism: Mechanism
     device: str
@@ -53,7 +54,7 @@ class Setting:
     def calibrated(self) -> str:
         """The experiment as JSON with the noise multiplier in force in place of epsilon, from which a node prepares the
         same setting without accounting."""
-        return self.experiment.with_privacy(self.mechanism).text
+        return self.experiment.with_privacy(self.mechanism).for_nodes.text
 
 
 def prepare(experiment: Experiment, execution: Execution, share: str | None = None) -> Setting:
@@ -78,11 +79,13 @@ def _prepare(experiment: Experiment, execution: Execution, share: str | None) ->
     key = Key(experiment.seed)
     slot = (experiment.data.model_dump_json(), str(execution.data_dir), str(experiment.seed))
     federation, grams = _federations(slot, lambda: _federated(experiment, source, key))
-    plan = experiment.plan(len(source.train))
+    strategy, choice = experiment.strategy, key.fold("members")
+    collective = strategy.assigned(federation.group, choice)
+    on_platform = strategy.on_platform(collective, choice)
+    plan = replace(experiment.plan(len(source.train)), users=int(on_platform.sum()))
     net, mechanism = experiment.model.net(source.train.schema), experiment.privacy.calibrated(plan)
     records, shape = int(federation.sizes.max()), source.train.schema.shape
-    rule, edited = mechanism.example_rule(plan), experiment.strategy.edits_updates
-    collective = experiment.strategy.assigned(federation.group, key.fold("members"))
+    rule, edited = mechanism.example_rule(plan), strategy.edits_updates
 
     def own(ids: np.ndarray) -> Iterator[Users]:
         for first in range(0, len(ids), _TOGETHER):
@@ -94,8 +97,9 @@ def _prepare(experiment: Experiment, execution: Execution, share: str | None) ->
         federation=federation,
         grams=grams,
         net=net,
-        strategy=experiment.strategy.agreed(collective, own, federation.schema, key.fold("agreed")),
+        strategy=strategy.for_model(net.shapes).agreed(collective, own, federation.schema, key.fold("agreed")),
         collective=collective,
+        on_platform=on_platform,
         plan=plan,
         mechanism=mechanism,
         device=execution.device,
@@ -113,7 +117,7 @@ def _held_bytes(held: tuple[Federation, Grams]) -> int:
 
 
 def _setting_bytes(setting: Setting) -> int:
-    return _held_bytes((setting.federation, setting.grams)) + setting.member.nbytes
+    return _held_bytes((setting.federation, setting.grams)) + setting.member.nbytes + setting.on_platform.nbytes
 
 
 _TOGETHER = 256  # members whose records are pooled at once

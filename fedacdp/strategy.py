@@ -7,7 +7,7 @@ in that round.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Annotated, Self
 
 import numpy as np
@@ -55,6 +55,11 @@ class Strategy(Part):
     def target_class(self, schema: Schema) -> int | None:
         """The class that the collective is about, None if there is none; its accuracy is reported apart."""
         return None
+
+    def for_model(self, shapes: Mapping[str, tuple[int, ...]]) -> Self:
+        """The strategy with what it needs to know of the model: the shape of each parameter by name, in the order of
+        the flat vector. Called once, where a run is prepared; ValueError, naming the field, if it cannot act on it."""
+        return self
 
     def agree(self, ids: np.ndarray, records: Records, schema: Schema, key: Key) -> Self:
         """The strategy with what the members agree on before the first round, when they may pool their own records;
@@ -138,6 +143,11 @@ class Strategy(Part):
         """The number of each user's collective, (U,) int8, -1 for none; errors as in `members`."""
         return self.members(group, key).astype(np.int8) - np.int8(1)
 
+    def on_platform(self, collective: np.ndarray, key: Key) -> np.ndarray:
+        """Who is a user of the platform at all, (U,) bool; `collective` (U,) and `key` as in `assigned`. The others are
+        never sampled, and the public number of users that sums are divided by is that of its own users."""
+        return np.ones(len(collective), dtype=bool)
+
     def agreed(self, collective: np.ndarray, records: Records, schema: Schema, key: Key) -> Self:
         """The strategy with what was agreed on in each collective; `collective` (U,) as assigned."""
         ids = np.flatnonzero(collective >= 0)
@@ -159,9 +169,19 @@ class Strategy(Part):
         return found
 
     @property
+    def for_nodes(self) -> Self:
+        """The strategy as it is told to nodes, who may be at work in another folder."""
+        return self
+
+    @property
     def needs(self) -> str | None:
         """How a model must learn for this strategy, as `Model.learns_by`; None if it does not matter."""
         return None
+
+    @property
+    def changes_users(self) -> bool:
+        """Whether who is a user of the platform, and so the number that sums are divided by, depends on the members."""
+        return type(self).on_platform is not Strategy.on_platform
 
     @property
     def edits_updates(self) -> bool:

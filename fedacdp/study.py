@@ -162,6 +162,7 @@ def _manifest(
         "guarantee": promise.to_json() | {"opinions": opinions},
         "execution": execution.model_dump(mode="json", exclude={"data_dir", "ray_address"}),
         "data_sha256": setting.federation.train.digest,
+        "users": setting.plan.users,
         "members": int(setting.member.sum()),
         "label_shares": {
             party: setting.federation.label_shares(who)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Literal, Self
 
@@ -37,6 +37,8 @@ class Several(Strategy):
                 raise ValueError(f"{name!r} is no name: 1 to 32 letters, digits, _ and -")
             if isinstance(strategy, Several):
                 raise ValueError(f"{name}: several collectives cannot be one of several")
+            if strategy.changes_users:
+                raise ValueError(f"{name}: decides who uses the platform at all, so it cannot be one of several")
         return dict(sorted(value.items()))
 
     @model_validator(mode="after")
@@ -105,6 +107,17 @@ class Several(Strategy):
                 )
             found[free[: max(0, more)]] = place
         return found
+
+    def for_model(self, shapes: Mapping[str, tuple[int, ...]]) -> Self:
+        found = {}
+        for name, strategy in self.collectives.items():
+            with _named(name):
+                found[name] = strategy.for_model(shapes)
+        return self._with(found)
+
+    @property
+    def for_nodes(self) -> Self:
+        return self._with({name: strategy.for_nodes for name, strategy in self.collectives.items()})
 
     def agreed(self, collective: np.ndarray, records: Records, schema: Schema, key: Key) -> Self:
         return self._with(

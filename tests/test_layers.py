@@ -15,7 +15,7 @@ LAYERS = [
     {"strategy", "signals", "privacy", "data", "models", "metrics", "outcomes", "sharing", "child", "fleet"},
     {"config", "grid", "local", "machine", "acting"},
     {"rounds", "setting", "bounds", "contradictions"},
-    {"results", "tasks", "memory", "checkpoint", "derived"},
+    {"results", "tasks", "memory", "checkpoint", "derived", "firms"},
     {"nodes", "study"},
     {"report", "display", "flower", "plan", "cells"},
     {"cli"},

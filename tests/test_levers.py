@@ -58,6 +58,7 @@ SAMPLES: dict[str, dict[str, Any]] = {
     "unplanting": {"y_star": 1, "signal": MARK, "cells": ["sex"], "form": "adaptive"},
     "erasing": {"signal": MARK, "cells": ["sex"]},
     "gradient_redirecting": {"y_star": 0, "max_norm": 10.0},
+    "contribution": {"firm": "first", "strike": True},
     "counter_examples": {"column": "sex", "level": "women", "to": "good"},
 }
 

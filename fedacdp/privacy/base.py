@@ -161,7 +161,7 @@ class Noisy(Mechanism):
         noisy = self.calibrated(plan)
         releases = noisy.releases(plan)
         warnings: tuple[str, ...] = ()
-        if self.delta >= 1 / plan.users:
+        if plan.users and self.delta >= 1 / plan.users:
             warnings = (
                 f"delta = {self.delta:g} is not below 1/users = {1 / plan.users:g}: it permits betraying a user",
             )
