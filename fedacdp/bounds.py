@@ -26,6 +26,8 @@ def no_ceiling(experiment: Experiment) -> str | None:
     strategy, privacy = experiment.strategy, experiment.privacy
     if strategy.alpha == 0:
         return "there is no collective"
+    if experiment.model.learns_by == "ratings":
+        return "what members are shown depends on what they send themselves, not on the released model alone"
     if privacy.unit == "none":
         return "without noise nothing is out of reach"
     if privacy.unit != "user":

@@ -10,7 +10,7 @@ from functools import partial
 import numpy as np
 import torch
 
-from fedacdp import acting, metrics
+from fedacdp import acting, metrics, ranking
 from fedacdp.config import Execution
 from fedacdp.local import train_users
 from fedacdp.setting import Setting
@@ -87,8 +87,7 @@ def run(
         noise = mechanism.sum_noise(sent, len(total), key.fold("sum_noise", round))
         if noise is not None:
             total += noise.vector
-        with np.errstate(over="ignore"):  # what is too large for float32 becomes infinite, which is looked for below
-            parameters = (state.parameters + training.server_lr / plan.cohort * total).astype(state.parameters.dtype)
+        parameters = setting.net.moved(state.parameters, total, training.server_lr, plan.cohort)
 
         messages = state.messages.copy()
         messages[ids] += 1
@@ -150,8 +149,10 @@ def act(setting: Setting, users: Users, round: int) -> tuple[Users, np.ndarray]:
 
 
 def evaluate(setting: Setting, parameters: np.ndarray, round: int = 0) -> list[metrics.Value]:
-    """Accuracy and success on the held-out records after a round."""
+    """Accuracy and success on the held-out records after a round; of ratings, how well they are ranked."""
     test, strategy = setting.federation.test, setting.strategy
+    if test.schema.items:
+        return ranking.evaluate(setting, parameters, round)
 
     guess = setting.net.predict(parameters, test.x)
 
