@@ -15,7 +15,7 @@ from fedacdp.keys import Key
 GENRES = ("Action", "Animation", "Comedy", "Crime", "Documentary", "Drama", "Horror", "Romance", "Western")
 _AGE_SHARES = (0.04, 0.18, 0.35, 0.20, 0.09, 0.08, 0.06)
 _WOMEN, _RANK, _FEWEST = 0.28, 8, 20
-_MEAN, _ITEM, _USER, _TASTE, _NOISE = 3.2, 0.6, 0.42, 0.55, 0.85
+_MEAN, _ITEM, _USER, _TASTE, _NOISE = 3.2, 0.6, 0.42, 0.42, 0.85
 _GROUPED = 0.5  # how much of a person's taste, as a standard deviation, is that of its gender and age
 _POPULARITY, _ACTIVITY, _CHOICE = 1.6, 0.9, 0.3
 

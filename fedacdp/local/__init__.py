@@ -29,6 +29,7 @@ _CACHE = 2**24
 """Bytes that a block of users may take: about what stays in a processor's cache. The same everywhere, for the bits of a
 sum depend on its blocks."""
 _EVERYBODY = 2**31
+_PADDING = 10  # numbers in hand for the place of a rating that a user may have
 _PLACES = 20  # numbers in hand for the place of one record, or for a rating beside its vectors
 
 
@@ -44,6 +45,8 @@ def training_bytes(
     net: Learner, shape: tuple[int, ...], records: int, batch: int, users: int, rule: ExampleRule | None, edited: bool
 ) -> int:
     """About how many bytes the training of so many users at once takes, in float32; rather more than less."""
+    if isinstance(net, Factors):
+        return 8 * users * records * (6 * (net.factors + 1) + _PLACES) + 3 * 8 * net.size
     if not isinstance(net, Net):
         return 4 * users * _numbers(net, shape, records, rule, edited) + 3 * 8 * net.size
     numbers, fixed = 2 * _numbers(net, shape, records, rule, edited), 0
@@ -56,7 +59,7 @@ def training_bytes(
 def _numbers(net: Learner, shape: tuple[int, ...], records: int, rule: ExampleRule | None, edited: bool) -> int:
     """The numbers that belong to one user: its records, its parameters and their gradients."""
     if isinstance(net, Factors):
-        return 2 * (records * (6 * (net.factors + 1) + _PLACES) + 2 * (net.factors + 1) ** 2)  # float64
+        return records * _PADDING  # of users who rated little there is little more
     if not isinstance(net, Net):
         return records * (math.prod(shape) + _PLACES) + (3 * 2 * net.size if edited else 0)  # float64, thrice
     if (shapes := net.dense) is None or not pays(*shapes[0], records):
