@@ -27,6 +27,18 @@ def plays(
     return [(followed, who) for followed, who in found if who.any()]
 
 
+def absent(
+    strategy: Strategy, collective: np.ndarray, users: Users, round: int, key: Key
+) -> tuple[np.ndarray, np.ndarray]:
+    """Which of these users send nothing in this round, and which of them do not use the platform either, (U,) bool."""
+    silent, gone = np.zeros(len(users), dtype=bool), np.zeros(len(users), dtype=bool)
+    below = key.fold("strategy", round).fold("participates")
+    for followed, who in plays(strategy, collective, users, round, key):
+        silent[who] = ~followed.participates(users.rows(who), round, below)
+        gone[who] = silent[who] & followed.leaves
+    return silent, gone
+
+
 def act(strategy: Strategy, collective: np.ndarray, users: Users, round: int, key: Key) -> tuple[Users, np.ndarray]:
     """The users that send an update in this round with the records they train on, and which of them follow a
     strategy, (U',) bool. What members change is changed in the block, which belongs to the caller."""

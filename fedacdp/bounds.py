@@ -29,6 +29,8 @@ def no_ceiling(experiment: Experiment) -> str | None:
         return "there is no collective"
     if strategy.changes_users:
         return "without the collective the platform has other users, and divides by their number"
+    if experiment.model.learns_by == "ratings":
+        return "what members are shown depends on what they send themselves, not on the released model alone"
     if privacy.unit == "none":
         return "without noise nothing is out of reach"
     if privacy.unit != "user":

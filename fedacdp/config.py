@@ -57,7 +57,8 @@ class Training(BaseModel):
 
     Exactly one of local_steps and local_epochs; batch = "full" takes all of a user's records at each step. The server
     adds server_lr * (sum of updates) / (sampling_prob * users) to the model. Where the model learns by counts, rounds
-    and sampling_prob are all there is: counts take no steps.
+    and sampling_prob are all there is: counts take no steps. Where it learns by ratings, local steps are of all ratings
+    of a user, and the server's step is that of the model.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -71,13 +72,20 @@ class Training(BaseModel):
     evaluate_every: PositiveInt = 1
 
     def check(self, learns_by: str) -> None:
-        """ValueError, naming the field, if this is not how a model learns by "gradients" or by "counts"."""
+        """ValueError, naming the field, if this is not how a model learns by "gradients", "counts" or "ratings"."""
         if learns_by == "counts":
             for name in ("local_steps", "local_epochs", "local_lr", "batch", "server_lr"):
                 value = getattr(self, name)
                 if value != Training.model_fields[name].default:
                     raise ValueError(f"training.{name} = {value}: counts take no steps; leave it out")
             return
+        if learns_by == "ratings":
+            if self.local_epochs is not None:
+                raise ValueError(f"training.local_epochs = {self.local_epochs}: ratings take local_steps")
+            if self.batch != "full":
+                raise ValueError(
+                    f"training.batch = {self.batch}: ratings take all of a user's at each step; leave it out"
+                )
         if (self.local_steps is None) == (self.local_epochs is None):
             given = "neither" if self.local_steps is None else "both"
             raise ValueError(f"training.local_steps, local_epochs: exactly one must be given, not {given}")
@@ -108,6 +116,11 @@ class Experiment(BaseModel):
                     f"{field}.name = {name!r}: needs a model that learns by {needs}; "
                     f"{self.model.name} learns by {self.model.learns_by}"
                 )
+        if self.model.learns_by == "ratings" and not self.strategy.on_ratings:
+            raise ValueError(
+                f"strategy.name = {self.strategy.name!r}: is about classes; {self.model.name} learns by ratings, where "
+                "members can strike or boycott"
+            )
         if self.privacy.needs == "counts" and self.strategy.edits_updates:
             raise ValueError(
                 f"privacy.name = {self.privacy.name!r}: randomises symbols; {self.strategy.name} edits updates"

@@ -12,13 +12,19 @@ ONLY_OWN = ("cohort_size", "messages", "nonfinite_updates", "clipped_fraction", 
 
 
 def derived(
-    own: pd.DataFrame, baseline: pd.DataFrame | None, strategy: Strategy, shares: dict[str, dict[str, float]]
+    own: pd.DataFrame,
+    baseline: pd.DataFrame | None,
+    strategy: Strategy,
+    shares: dict[str, dict[str, float]],
+    served: tuple[pd.DataFrame, pd.DataFrame] | None = None,
 ) -> pd.DataFrame:
     """Rows like `own` (round, metric, group, value, seconds), in each of its rounds where both were measured:
 
     `<metric>_baseline`, and of the same rounds and groups `accuracy_drop` and `amplification` (group "all"); `utility`
     and `utility_baseline` of the parties in `shares` (their label shares) and of group `platform`, its accuracy on
-    held-out records; in the last round `persistence`, or `persistence_at_least`. Formulas: `fedacdp.outcomes`.
+    held-out records; in the last round `persistence`, or `persistence_at_least`. Formulas: `fedacdp.outcomes`. Of
+    rankings, from what each user was `served` at the end of the run and of its baseline, `gap_lost` and
+    `gap_lost_part` in the last round, see `gaps`.
     """
     found = [_utilities(own, "utility", shares), _persistence(own, strategy)]
     if baseline is not None:
@@ -39,7 +45,31 @@ def derived(
                 for s, b in zip(won["value"], won["value_baseline"], strict=True)
             ]
             found.append(won.assign(metric="amplification", value=rise))
+    if served is not None and len(own):
+        last = own[own["round"] == own["round"].max()].iloc[0]
+        rows = [(last["round"], metric, group, value, last["seconds"]) for metric, group, value in gaps(*served)]
+        found.append(pd.DataFrame(rows, columns=list(own)).astype(own.dtypes.to_dict()))
     return pd.concat([frame[list(own)] for frame in found if len(frame)] or [own.head(0)], ignore_index=True)
+
+
+def gaps(now: pd.DataFrame, full: pd.DataFrame) -> list[tuple[str, str, float]]:
+    """(metric, group, value) from a run's users and its baseline's, both in order: `gap_lost` of all, and of members,
+    others, free-riders and bystanders by themselves, with their own hits and item-mean hits, the item means being the
+    baseline's; and `gap_lost_part`, the hits that a party lost over the gap of all: the parts of members and others add
+    up to what all have lost (after Vincent, Hecht, Sen 2019, WWW). It is left out where the baseline has no edge over
+    item means, and says little where that edge is a few hits."""
+    party, found = now["party"], []
+    gap = full["hits"].sum() - full["impersonal"].sum()
+    members = party == "members"
+    groups = {"all": members | True} | ({"members": members, "others": ~members} if members.any() else {})
+    groups |= {name: party == name for name in ("free_riders", "bystanders") if members.any() and (party == name).any()}
+    for group, who in groups.items():
+        before, after, impersonal = full["hits"][who].sum(), now["hits"][who].sum(), full["impersonal"][who].sum()
+        if before > impersonal:
+            found.append(("gap_lost", group, outcomes.gap_lost(float(before), float(after), float(impersonal))))
+        if gap > 0 and group != "all":
+            found.append(("gap_lost_part", group, float((before - after) / gap)))
+    return found
 
 
 def _utilities(rows: pd.DataFrame, metric: str, shares: dict[str, dict[str, float]]) -> pd.DataFrame:

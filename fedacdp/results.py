@@ -62,6 +62,10 @@ _SHARE = re.compile(r"strategy\.collectives\.[^.]+\.alpha")
 _ROUNDS = {"round": "int32", "metric": "str", "group": "str", "value": "float64", "seconds": "float64"}
 
 
+USERS = "users.parquet"
+"""What each user was served in the last round, of runs on ratings."""
+
+
 def write(path: Path, content: bytes) -> None:
     """Write a file so that it is there whole or not at all, also after a power cut."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
@@ -83,6 +87,13 @@ def write(path: Path, content: bytes) -> None:
 def write_json(path: Path, value: Any) -> None:
     """Write indented JSON; ValueError for infinity or NaN, which JSON does not have."""
     write(path, (json.dumps(value, indent=1, allow_nan=False) + "\n").encode())
+
+
+def save_users(folder: Path, users: pd.DataFrame) -> None:
+    """One line per user, see `ranking.by_user`."""
+    buffer = io.BytesIO()
+    users.to_parquet(buffer, index=False)
+    write(folder / USERS, buffer.getvalue())
 
 
 def save_rounds(folder: Path, rows: list[Row]) -> None:
@@ -142,20 +153,24 @@ def table(folder: Path) -> pd.DataFrame:
     if not runs:
         raise ConfigError(f"{folder}: no finished runs")
     labels = settings([experiment for _, _, experiment in runs])
-    constants, rounds, about = [], {}, {}
+    constants, rounds, about, served = [], {}, {}, {}
     for (path, manifest, experiment), label in zip(runs, labels, strict=True):
         slot = (manifest["study"], experiment.run_id)
         try:
             rounds[slot] = pd.read_parquet(path / "rounds.parquet")
         except (OSError, ValueError) as error:
             raise ConfigError(f"{path / 'rounds.parquet'}: cannot be read ({error})") from None
+        if (path / USERS).exists():
+            served[slot] = pd.read_parquet(path / USERS)
         constants.append(_constants(manifest, experiment, label))
         about[slot] = (experiment, constants[-1]["noise_multiplier"], rounds[slot])
     parts = [frame.assign(study=study, run_id=run_id) for (study, run_id), frame in rounds.items()]
     for _, manifest, experiment in runs:
         own = rounds[manifest["study"], experiment.run_id]
-        baseline = rounds.get((manifest["study"], experiment.baseline.run_id))
-        found = derived(own, baseline, experiment.strategy, manifest.get("label_shares", {}))
+        alone = (manifest["study"], experiment.baseline.run_id)
+        slot = (manifest["study"], experiment.run_id)
+        both = (served[slot], served[alone]) if slot in served and alone in served else None
+        found = derived(own, rounds.get(alone), experiment.strategy, manifest.get("label_shares", {}), both)
         parts.append(found.assign(study=manifest["study"], run_id=experiment.run_id))
     found = pd.concat(parts, ignore_index=True).merge(pd.DataFrame(constants), on=["study", "run_id"])
     powers = firms.rows(found, {slot: experiment for slot, (experiment, *_) in about.items()})

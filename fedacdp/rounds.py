@@ -10,7 +10,7 @@ from functools import partial
 import numpy as np
 import torch
 
-from fedacdp import acting, metrics
+from fedacdp import acting, metrics, ranking
 from fedacdp.config import Execution
 from fedacdp.local import train_users
 from fedacdp.setting import Setting
@@ -72,7 +72,6 @@ def run(
     """The rounds of a run, from the start or after `state`. Raises Diverged when the model stops being finite."""
     training, mechanism, plan, key = setting.experiment.training, setting.mechanism, setting.plan, setting.key
     state = state or first_state(setting)
-    step = training.server_lr / plan.cohort if plan.users else 0.0  # a platform without users learns nothing
     while state.round < training.rounds:
         began, round = time.perf_counter(), state.round + 1
         ids = draw_cohort(setting, state, round)
@@ -88,8 +87,7 @@ def run(
         noise = mechanism.sum_noise(sent, len(total), key.fold("sum_noise", round))
         if noise is not None:
             total += noise.vector
-        with np.errstate(over="ignore"):  # what is too large for float32 becomes infinite, which is looked for below
-            parameters = (state.parameters + step * total).astype(state.parameters.dtype)
+        parameters = setting.net.moved(state.parameters, total, training.server_lr, plan.cohort)
 
         messages = state.messages.copy()
         messages[ids] += 1
@@ -151,8 +149,10 @@ def act(setting: Setting, users: Users, round: int) -> tuple[Users, np.ndarray]:
 
 
 def evaluate(setting: Setting, parameters: np.ndarray, round: int = 0) -> list[metrics.Value]:
-    """Accuracy and success on the held-out records after a round."""
+    """Accuracy and success on the held-out records after a round; of ratings, how well they are ranked."""
     test, strategy = setting.federation.test, setting.strategy
+    if test.schema.items:
+        return ranking.evaluate(setting, parameters, round)
 
     guess = setting.net.predict(parameters, test.x)
 

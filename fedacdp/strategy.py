@@ -8,7 +8,7 @@ in that round.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from typing import Annotated, Self
+from typing import Annotated, ClassVar, Self
 
 import numpy as np
 from pydantic import BeforeValidator, Field, PositiveInt, SerializeAsAny, model_validator
@@ -40,6 +40,8 @@ class Strategy(Part):
     coordination_noise: float = Field(default=0.0, ge=0, le=1)
     start: PositiveInt = 1
     stop: PositiveInt | None = None
+    leaves: ClassVar[bool] = False  # whether a member who sends nothing does not use the platform either
+    about_ratings: ClassVar[bool] = False  # whether it can act where records are ratings
 
     @model_validator(mode="after")
     def _order(self) -> Self:
@@ -94,6 +96,11 @@ class Strategy(Part):
     def measures(self, predict: Predict, test: Examples, model: np.ndarray, round: int) -> dict[str, float]:
         """All that the strategy measures after a round: `success`, and what needs the model (P,) or the round."""
         return self.success(predict, test)
+
+    def ranked(self, hits: dict[str, float]) -> dict[str, float]:
+        """Success where records are ratings, as `measures`, from the surfaced hits of `all`, and `staying`: those that
+        it would be if nobody had left the platform."""
+        return {}
 
     # What every strategy has.
 
@@ -182,6 +189,11 @@ class Strategy(Part):
     def changes_users(self) -> bool:
         """Whether who is a user of the platform, and so the number that sums are divided by, depends on the members."""
         return type(self).on_platform is not Strategy.on_platform
+
+    @property
+    def on_ratings(self) -> bool:
+        """Whether this strategy can act where records are ratings."""
+        return self.about_ratings
 
     @property
     def edits_updates(self) -> bool:

@@ -16,6 +16,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from fedacdp import ranking
 from fedacdp.acting import parties
 from fedacdp.checkpoint import Checkpoint
 from fedacdp.config import ConfigError, Execution, Experiment
@@ -27,6 +28,7 @@ from fedacdp.results import (
     manifest_of,
     save_model,
     save_rounds,
+    save_users,
     write,
     write_json,
 )
@@ -124,6 +126,8 @@ def perform(study: Study, task: Task, execution: Execution, compute: Compute, di
         status, reason = "failed", f"{type(error).__name__}: {error}"
     if task.role == "run" and status == "done" and state is not None:
         save_model(folder, setting.net.shapes, state.parameters)
+    if status == "done" and state is not None and setting.federation.schema.items:
+        save_users(folder, ranking.by_user(setting, state.parameters, state.round))
     save_rounds(folder, rows)
     write_json(folder / "manifest.json", _manifest(study, task, execution, setting, status, reason, began, len(rows)))
     checkpoint.remove()

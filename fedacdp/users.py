@@ -37,13 +37,20 @@ class Column:
 @dataclass(frozen=True)
 class Schema:
     """What a record is: feature shape F, class names, and for tables the columns. Images are (channels, height, width)
-    with values from `low` to `high`."""
+    with values from `low` to `high`. Where there are `items`, a record is a rating: x is the number of the item and
+    the classes are the levels of the scale, rising."""
 
     shape: tuple[int, ...]
     classes: tuple[str, ...]
     columns: tuple[Column, ...] = ()
     low: float = 0.0
     high: float = 1.0
+    items: int = 0
+
+    @property
+    def scale(self) -> np.ndarray:
+        """The ratings that classes stand for, (classes,)."""
+        return np.array([float(level) for level in self.classes])
 
     @property
     def image(self) -> bool:

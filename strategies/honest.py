@@ -1,6 +1,6 @@
 """Nobody acts: the control."""
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from fedacdp.strategy import Strategy
 
@@ -9,3 +9,4 @@ class Honest(Strategy):
     """Members, if any, do what everybody does."""
 
     name: Literal["honest"] = "honest"
+    about_ratings: ClassVar[bool] = True

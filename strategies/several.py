@@ -76,6 +76,10 @@ class Several(Strategy):
         return next((each.needs for each in self.collectives.values() if each.needs), None)
 
     @property
+    def on_ratings(self) -> bool:
+        return all(each.on_ratings for each in self.collectives.values())
+
+    @property
     def edits_updates(self) -> bool:
         return any(each.edits_updates for each in self.collectives.values())
 
@@ -139,6 +143,9 @@ class Several(Strategy):
 
     def measures(self, predict: Predict, test: Examples, model: np.ndarray, round: int) -> dict[str, float]:
         return self._measured({name: s.measures(predict, test, model, round) for name, s in self.collectives.items()})
+
+    def ranked(self, hits: dict[str, float]) -> dict[str, float]:
+        return self._measured({name: strategy.ranked(hits) for name, strategy in self.collectives.items()})
 
     def _measured(self, found: dict[str, dict[str, float]]) -> dict[str, float]:
         return {

@@ -12,9 +12,21 @@ from fedacdp.config import PARTS, parts_of
 ROOT = Path(__file__).parent.parent
 LAYERS = [
     {"keys", "kept", "users", "parts", "wire", "products", "theory"},
-    {"strategy", "signals", "privacy", "data", "models", "metrics", "outcomes", "sharing", "child", "fleet"},
+    {
+        "strategy",
+        "signals",
+        "privacy",
+        "data",
+        "models",
+        "metrics",
+        "outcomes",
+        "surfaced",
+        "sharing",
+        "child",
+        "fleet",
+    },
     {"config", "grid", "local", "machine", "acting"},
-    {"rounds", "setting", "bounds", "contradictions"},
+    {"rounds", "setting", "ranking", "bounds", "contradictions"},
     {"results", "tasks", "memory", "checkpoint", "derived", "firms"},
     {"nodes", "study"},
     {"report", "display", "flower", "plan", "cells"},

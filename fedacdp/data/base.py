@@ -17,13 +17,26 @@ from fedacdp.users import Examples, Schema, Space, Users
 
 
 @dataclass(frozen=True)
+class Owners:
+    """Who holds which record of a data set that has users of its own, 0 to count - 1: `train` (n_train,), `test`
+    (n_test,) ascending, int32; `groups` are categorical columns of the users, (count,) of text each."""
+
+    count: int
+    train: np.ndarray
+    test: np.ndarray
+    groups: dict[str, np.ndarray]
+
+
+@dataclass(frozen=True)
 class Source:
     """A data set in memory: `train` is cut among users, `test` stays with the evaluator. `groups` are raw categorical
-    columns of the training part, (n_train,) of text each, for partitions by natural groups."""
+    columns of the training part, (n_train,) of text each, for partitions by natural groups. `owners` are the users
+    that the data set has itself."""
 
     train: Examples
     test: Examples
     groups: dict[str, np.ndarray] = field(default_factory=dict)
+    owners: Owners | None = None
 
 
 class DataSet(Part):
@@ -32,7 +45,8 @@ class DataSet(Part):
     partition: `iid` equal shares at random; `dirichlet` label proportions of each user from Dirichlet(concentration)
     (Hsu et al. 2019, arXiv 1909.06335); `sizes` log-normal numbers of records with log-standard-deviation `spread`;
     `by_column` each user's records come from one value of the categorical column `column`; `resampled` each user draws
-    `records` records from the training part, uniformly with replacement.
+    `records` records from the training part, uniformly with replacement; `natural` the users that the data set has
+    itself, each with its own records, whose groups are the values of `column` if given.
 
     `resampled` simulates a population of any size, also more users than records: users are independent draws from the
     empirical distribution of the training part (the bootstrap of Efron 1979, Ann. Statist. 7(1)). A record may then be
@@ -42,7 +56,7 @@ class DataSet(Part):
     """
 
     users: PositiveInt
-    partition: Literal["iid", "dirichlet", "sizes", "by_column", "resampled"] = "iid"
+    partition: Literal["iid", "dirichlet", "sizes", "by_column", "resampled", "natural"] = "iid"
     concentration: float | None = Field(default=None, gt=0)
     spread: float | None = Field(default=None, ge=0)
     records: PositiveInt | None = None
@@ -53,9 +67,15 @@ class DataSet(Part):
         for knob, way in {"concentration": "dirichlet", "spread": "sizes", "records": "resampled"}.items():
             if (getattr(self, knob) is not None) != (self.partition == way):
                 raise ValueError(f'{knob}: must be given if, and only if, partition = "{way}"')
-        if self.column is not None and self.partition != "by_column":
+        if self.column is not None and self.partition not in ("by_column", "natural"):
             raise ValueError('column: belongs to partition = "by_column"')
         return self
+
+    @property
+    def uncut(self) -> Self:
+        """The same data set with the defaults of all that its records do not depend on: how it is cut."""
+        cut = ("partition", "concentration", "spread", "records", "column")
+        return self.model_copy(update={name: type(self).model_fields[name].default for name in cut} | {"users": 1})
 
     def check(self, records: int) -> None:
         """ValueError if a training part of `records` records cannot be cut among so many users."""
@@ -82,7 +102,8 @@ class DataSet(Part):
 class Federation:
     """Records of a source, cut among users: user u holds rows `order[offsets[u]:offsets[u + 1]]` of `train`, and its
     natural group is `names[code[u]]`. A million users take a few bytes each: `order` and `offsets` are int32 where
-    that is enough, `code` is int16 or int32."""
+    that is enough, `code` is int16 or int32. `test_owner` (n_test,), ascending, says whose the test records are, where
+    the data set has users of its own."""
 
     train: Examples
     test: Examples
@@ -90,6 +111,7 @@ class Federation:
     offsets: np.ndarray
     code: np.ndarray
     names: np.ndarray
+    test_owner: np.ndarray | None = None
 
     @property
     def schema(self) -> Schema:
@@ -143,4 +165,5 @@ class Federation:
 def federate(dataset: DataSet, source: Source, key: Key) -> Federation:
     """Cut a source among users, by the data set's fields and the key only. ValueError if it cannot be."""
     dataset.check(len(source.train))
-    return Federation(source.train, source.test, *partition(dataset, source, key))
+    owners = source.owners.test if source.owners is not None else None
+    return Federation(source.train, source.test, *partition(dataset, source, key), owners)

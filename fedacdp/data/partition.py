@@ -32,12 +32,16 @@ def partition(dataset: DataSet, source: Source, key: Key) -> Shares:
     Every record has one holder and every user at least one record; only in `resampled` each of a user's records is any
     record, whoever else holds it. A group is the value of the column for `by_column`, else `label=<the user's most
     frequent class>`. The cut depends on the data set's fields and the key only. ValueError if the column of `by_column`
-    is missing, unknown, or has more values than there are users.
+    is missing, unknown, or has more values than there are users. In `natural` a user has the records that it has, which
+    may be none; ValueError if the data set has not that many users of its own.
     """
     labels, users = source.train.y, dataset.users
     key = key.fold("partition")
     if dataset.partition == "by_column":
         return _by_column(dataset, source, key)
+    names = np.array([f"label={name}" for name in source.train.schema.classes])
+    if dataset.partition == "natural":
+        return _natural(dataset, source, names)
     if dataset.partition == "resampled":
         assert dataset.records is not None
         order = _drawn(users, dataset.records, len(labels), key.fold("resampled"))
@@ -53,7 +57,6 @@ def partition(dataset: DataSet, source: Source, key: Key) -> Shares:
         assert dataset.spread is not None
         logs = dataset.spread * key.fold("sizes").rng().standard_normal(users)
         sizes = _shares(np.exp(logs - logs.max()), len(labels))
-    names = np.array([f"label={name}" for name in source.train.schema.classes])
     offsets = _offsets(sizes)
     return Shares(_narrow(order), offsets, _most_frequent(labels, order, offsets, len(names)), names)
 
@@ -86,6 +89,29 @@ def _by_column(dataset: DataSet, source: Source, key: Key) -> Shares:
     order = order[np.argsort(record_value[order], kind="stable")]
     code = np.repeat(np.arange(len(names), dtype=np.int32), users_of)
     return Shares(_narrow(order), _offsets(sizes), code, names)
+
+
+def _natural(dataset: DataSet, source: Source, names: np.ndarray) -> Shares:
+    """The data set's own users, in the order of their records."""
+    owners = source.owners
+    if owners is None:
+        raise ValueError(f"data.partition = 'natural': {dataset.name} has no users of its own")
+    if dataset.users != owners.count:
+        raise ValueError(
+            f"data.users = {dataset.users}: {dataset.name} has {owners.count} users of its own; it takes all of them"
+        )
+    order = np.argsort(owners.train, kind="stable")
+    offsets = _offsets(np.bincount(owners.train, minlength=owners.count))
+    if dataset.column is None:
+        code = _most_frequent(source.train.y, order, offsets, len(names))
+    elif dataset.column in owners.groups:
+        names, code = np.unique(owners.groups[dataset.column], return_inverse=True)
+    else:
+        raise ValueError(
+            f"data.column = {dataset.column!r}: no column of {dataset.name}'s users; there are: "
+            f"{', '.join(owners.groups)}"
+        )
+    return Shares(_narrow(order), offsets, code.astype(np.int32), names)
 
 
 def _drawn(users: int, records: int, total: int, key: Key) -> np.ndarray:

@@ -22,14 +22,14 @@ import warnings
 from collections.abc import Callable
 from functools import cache, lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from fedacdp.data.base import DataSet, Source
+from fedacdp.data.base import DataSet, Owners, Source
 from fedacdp.users import Column, Examples, Schema
 
 WORTH = 2**24  # bytes of records from which on files are better than a copy in every process
-_CUT = ("partition", "concentration", "spread", "records", "column")
 _PREFIX = "fedacdp-data-"
 _locks: dict[Path, int] = {}  # of the shares that this process uses, held until it ends
 
@@ -44,8 +44,7 @@ def own_share() -> str:
 
 def load(data: DataSet, folder: Path, share: str | None = None) -> Source:
     """The records of a data set, read once per process however they are cut, and once per machine with a `share`."""
-    uncut = data.model_copy(update={name: DataSet.model_fields[name].default for name in _CUT} | {"users": 1})
-    return _loaded(uncut, folder.expanduser().absolute(), share)
+    return _loaded(data.uncut, folder.expanduser().absolute(), share)
 
 
 @lru_cache(maxsize=8)
@@ -89,7 +88,11 @@ def _write(place: Path, source: Source) -> None:
     """Write under a temporary name and rename, unless somebody else was faster. OSError where there is no room."""
     arrays = {"train_x": source.train.x, "train_y": source.train.y, "test_x": source.test.x, "test_y": source.test.y}
     arrays |= {f"group_{number}": cells for number, cells in enumerate(source.groups.values())}
-    about = {"schema": dataclasses.asdict(source.train.schema), "groups": list(source.groups)}
+    about: dict[str, Any] = {"schema": dataclasses.asdict(source.train.schema), "groups": list(source.groups)}
+    if source.owners is not None:
+        arrays |= {"train_owner": source.owners.train, "test_owner": source.owners.test}
+        arrays |= {f"people_{number}": cells for number, cells in enumerate(source.owners.groups.values())}
+        about |= {"people": list(source.owners.groups), "owners": source.owners.count}
     draft = Path(tempfile.mkdtemp(prefix=f"{place.name}.", dir=place.parent))
     try:
         for name, array in arrays.items():
@@ -112,7 +115,11 @@ def _read(place: Path) -> Source:
     columns = tuple(Column(**column | {"levels": tuple(column["levels"])}) for column in raw["columns"])
     schema = Schema(**raw | {"shape": tuple(raw["shape"]), "classes": tuple(raw["classes"]), "columns": columns})
     train, test = (Examples(array(f"{part}_x"), array(f"{part}_y"), schema) for part in ("train", "test"))
-    return Source(train, test, {name: array(f"group_{number}") for number, name in enumerate(about["groups"])})
+    groups = {name: array(f"group_{number}") for number, name in enumerate(about["groups"])}
+    if "owners" not in about:
+        return Source(train, test, groups)
+    people = {name: array(f"people_{number}") for number, name in enumerate(about["people"])}
+    return Source(train, test, groups, Owners(about["owners"], array("train_owner"), array("test_owner"), people))
 
 
 def _join(folder: Path) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from fedacdp.keys import Key
-from fedacdp.local import conv, counts, dense, general, grams
+from fedacdp.local import conv, counts, dense, factors, general, grams
 from fedacdp.local.batches import poisson, shuffled
 from fedacdp.local.conv_plan import plan_of
 from fedacdp.local.dual import pays
@@ -16,6 +16,7 @@ from fedacdp.local.opacus import train_with_opacus
 from fedacdp.local.updates import Stacked, Updates
 from fedacdp.models.base import Learner, Net
 from fedacdp.models.histogram import Counts
+from fedacdp.models.matrix_factorization import Factors
 from fedacdp.privacy.base import ExampleRule
 from fedacdp.privacy.randomised_response import Response
 from fedacdp.users import Users
@@ -28,7 +29,8 @@ _CACHE = 2**24
 """Bytes that a block of users may take: about what stays in a processor's cache. The same everywhere, for the bits of a
 sum depend on its blocks."""
 _EVERYBODY = 2**31
-_PLACES = 20  # numbers in hand for the place of one record
+_PADDING = 10  # numbers in hand for the place of a rating that a user may have
+_PLACES = 20  # numbers in hand for the place of one record, or for a rating beside its vectors
 
 
 def block_size(
@@ -43,6 +45,8 @@ def training_bytes(
     net: Learner, shape: tuple[int, ...], records: int, batch: int, users: int, rule: ExampleRule | None, edited: bool
 ) -> int:
     """About how many bytes the training of so many users at once takes, in float32; rather more than less."""
+    if isinstance(net, Factors):
+        return 8 * users * records * (6 * (net.factors + 1) + _PLACES) + 3 * 8 * net.size
     if not isinstance(net, Net):
         return 4 * users * _numbers(net, shape, records, rule, edited) + 3 * 8 * net.size
     numbers, fixed = 2 * _numbers(net, shape, records, rule, edited), 0
@@ -54,6 +58,8 @@ def training_bytes(
 
 def _numbers(net: Learner, shape: tuple[int, ...], records: int, rule: ExampleRule | None, edited: bool) -> int:
     """The numbers that belong to one user: its records, its parameters and their gradients."""
+    if isinstance(net, Factors):
+        return records * _PADDING  # of users who rated little there is little more
     if not isinstance(net, Net):
         return records * (math.prod(shape) + _PLACES) + (3 * 2 * net.size if edited else 0)  # float64, thrice
     if (shapes := net.dense) is None or not pays(*shapes[0], records):
@@ -79,10 +85,13 @@ def train_users(
     """Local training of every user of the block from the same parameters `start` (P,), in the precision of `start`.
 
     Plain SGD on the mean cross entropy of each batch, or DP-SGD under `rule`; where the model learns by counts, these,
-    or randomised reports under `response`. Draws come from `key` and the user's id.
+    or randomised reports under `response`; where it learns by ratings, see `factors.train`. Draws come from `key` and
+    the user's id.
     """
     if isinstance(net, Counts):
         return counts.count(net, users, response, key.fold("response"))
+    if isinstance(net, Factors):
+        return factors.train(net, start, users, training)
     assert isinstance(net, Net)
     assert training.local_lr is not None
     if len(users) == 0:

@@ -20,10 +20,10 @@ from fedacdp.users import Schema
 
 
 class Model(Part):
-    """A model, built for a schema. `learns_by` is what it asks of a user's records: gradients for local steps, or just
-    to be counted, which takes no steps, no learning rate and no batches."""
+    """A model, built for a schema. `learns_by` is what it asks of a user's records: gradients for local steps; just to
+    be counted, which takes no steps, no learning rate and no batches; or that they are ratings, full-batch steps."""
 
-    learns_by: ClassVar[Literal["gradients", "counts"]]
+    learns_by: ClassVar[Literal["gradients", "counts", "ratings"]]
 
     @abstractmethod
     def net(self, schema: Schema) -> Learner:
@@ -33,13 +33,15 @@ class Model(Part):
 class Network(Model):
     """A model that is a torch module. No batch statistics, no dropout, no state besides parameters."""
 
-    learns_by: ClassVar[Literal["gradients", "counts"]] = "gradients"
+    learns_by: ClassVar[Literal["gradients", "counts", "ratings"]] = "gradients"
 
     @abstractmethod
     def module(self, schema: Schema) -> nn.Module:
         """The untrained module, x (m, *F) -> logits (m, classes); ValueError if it does not fit the schema."""
 
     def net(self, schema: Schema) -> Net:
+        if schema.items:
+            raise ValueError(f"model.name = {self.name!r}: tells classes apart; ratings need matrix_factorization")
         with torch.device("meta"):
             module = self.module(schema)
         if any(True for _ in module.buffers()):
@@ -64,6 +66,14 @@ class Learner(ABC):
     @abstractmethod
     def initial(self, key: Key) -> np.ndarray:
         """Starting values (P,), in the precision that they keep in every round."""
+
+    def moved(self, flat: np.ndarray, total: np.ndarray, lr: float, cohort: float) -> np.ndarray:
+        """The parameters (P,) after a round in which `total` (P,) float64 came together, noise included: nothing else
+        of the round may be used. A step of lr * total / cohort; none where the platform has no users, cohort = 0."""
+        step = lr / cohort if cohort else 0.0
+        with np.errstate(over="ignore"):  # what is too large for float32 becomes infinite, which the caller looks for
+            found: np.ndarray = (flat + step * total).astype(flat.dtype)
+        return found
 
     @abstractmethod
     def predict(self, flat: np.ndarray, x: np.ndarray) -> np.ndarray:

@@ -37,7 +37,7 @@ class Histogram(Model):
     """
 
     name: Literal["histogram"] = "histogram"
-    learns_by: ClassVar[Literal["gradients", "counts"]] = "counts"
+    learns_by: ClassVar[Literal["gradients", "counts", "ratings"]] = "counts"
     cells: Annotated[tuple[str, ...], Field(min_length=1)]
     levels: dict[str, Annotated[tuple[str, ...], Field(min_length=1)]] = {}
     bins: dict[str, Annotated[tuple[FiniteFloat, ...], Field(min_length=1)]] = {}
@@ -58,6 +58,8 @@ class Histogram(Model):
         return self
 
     def net(self, schema: Schema) -> Counts:
+        if schema.items:
+            raise ValueError(f"model.name = {self.name!r}: counts classes; ratings need matrix_factorization")
         axes = [self._axis(name, schema) for name in self.cells]
         classes, cells = len(schema.classes), math.prod(axis.values for axis in axes)
         if cells * classes > MOST:
