@@ -56,6 +56,32 @@ def act(strategy: Strategy, collective: np.ndarray, users: Users, round: int, ke
     return (users, acting) if sends.all() else (users.rows(sends), acting[sends])
 
 
+def send(
+    strategy: Strategy,
+    collective: np.ndarray,
+    users: Users,
+    round: int,
+    key: Key,
+    norms: np.ndarray,
+    factors: np.ndarray,
+    clip: float,
+    report_norm: float,
+) -> tuple[np.ndarray, np.ndarray]:
+    """The factor on each update (U,), and who adds noise of its own, (U,) bool, after members have dealt with the
+    privacy protocol as they agreed. `factors` (U,) is what the mechanism asks for under the clip norm `clip`, `norms`
+    (U,) those of the updates, `report_norm` that of an honest message with its noise."""
+    factors, noisy = factors.copy(), np.ones(len(users), dtype=bool)
+    if strategy.protocols == {"compliant"}:
+        return factors, noisy
+    for followed, who in plays(strategy, collective, users, round, key):
+        noisy[who] = followed.protocol in ("compliant", "fills_clip")
+        if followed.protocol in ("fills_clip", "noise_as_signal"):
+            norm = clip if followed.protocol == "fills_clip" else report_norm
+            scaled = who & (norms > 0) & (factors > 0)  # what is not finite stays out, and nothing has no direction
+            factors[scaled] = norm / norms[scaled]
+    return factors, noisy
+
+
 def edit(
     strategy: Strategy,
     collective: np.ndarray,

@@ -35,6 +35,10 @@ def no_ceiling(experiment: Experiment) -> str | None:
         return "without noise nothing is out of reach"
     if privacy.unit != "user":
         return f"the noise protects one {privacy.unit}, but a member changes all of its records"
+    if strategy.protocols - {"compliant", "fills_clip"}:
+        return "members who leave out their noise are not bounded by what honest messages would be"
+    if experiment.aggregation.needs_messages:
+        return f"the server does not add messages up ({experiment.aggregation.name})"
     if privacy.name not in ("central", "local_update"):
         return f"no ceiling is known for {privacy.name}"
     each = [strategy, *getattr(strategy, "collectives", {}).values()]

@@ -11,6 +11,8 @@ from fedacdp.results import write
 from fedacdp.rounds import Row, State
 from fedacdp.wire import pack, unpack
 
+_ARRAYS = ("parameters", "messages", "memory", "server")
+
 
 class Checkpoint:
     """The checkpoint in a run's folder: `checkpoint.safetensors` is the state, replaced as a whole, and
@@ -36,7 +38,8 @@ class Checkpoint:
             ]
             if len(content) != about["size"] or len(rows) != about["round"]:
                 raise ValueError(f"{len(rows)} rows for {about['round']} rounds")
-            state = State(about["round"], arrays["parameters"], arrays["messages"], about["sent"], about["draws"])
+            kept = {name: arrays[name] for name in _ARRAYS}
+            state = State(round=about["round"], sent=about["sent"], draws=about["draws"], **kept)
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise ConfigError(
                 f"{self._state}: damaged checkpoint ({error}); delete it to start this run again"
@@ -55,7 +58,8 @@ class Checkpoint:
             os.fsync(file.fileno())
             self._kept, self._size = len(rows), file.tell()
         about = {"round": state.round, "sent": state.sent, "draws": state.draws, "size": self._size}
-        write(self._state, pack({"parameters": state.parameters, "messages": state.messages}, about))
+        kept = {name: getattr(state, name) for name in _ARRAYS}
+        write(self._state, pack(kept, about))
 
     def remove(self) -> None:
         """Called when the run is over."""

@@ -24,6 +24,8 @@ from pydantic import (
     model_validator,
 )
 
+from fedacdp.aggregation.base import Aggregation
+from fedacdp.aggregation.sum import Sum
 from fedacdp.data.base import DataSet, Source
 from fedacdp.models.base import Model
 from fedacdp.parts import Part, PartError, discover, parse
@@ -35,6 +37,7 @@ PARTS: dict[str, tuple[str, type[Part]]] = {
     "model": ("fedacdp.models", Model),
     "strategy": ("strategies", Strategy),
     "privacy": ("fedacdp.privacy", Mechanism),
+    "aggregation": ("fedacdp.aggregation", Aggregation),
 }
 """Field of an experiment -> the folder of its parts and their base class."""
 
@@ -101,6 +104,7 @@ class Experiment(BaseModel):
     model: Annotated[SerializeAsAny[Model], _part("model")]
     strategy: Annotated[SerializeAsAny[Strategy], _part("strategy")]
     privacy: Annotated[SerializeAsAny[Mechanism], _part("privacy")]
+    aggregation: Annotated[SerializeAsAny[Aggregation], _part("aggregation")] = Sum()
     training: Training
     seed: NonNegativeInt = 0
 
@@ -125,9 +129,28 @@ class Experiment(BaseModel):
             raise ValueError(
                 f"privacy.name = {self.privacy.name!r}: randomises symbols; {self.strategy.name} edits updates"
             )
+        self._check_protocols()
         if self.privacy.name == "local_dpsgd" and self.training.local_steps is None:
             raise ValueError("training.local_epochs: local_dpsgd needs local_steps, epochs depend on private sizes")
         return self
+
+    def _check_protocols(self) -> None:
+        """ValueError where members cannot deviate, or the server cannot aggregate, in the way that is asked for."""
+        rule, privacy = self.aggregation, self.privacy
+        if rule.needs_messages and self.model.learns_by != "gradients":
+            raise ValueError(f"aggregation.name = {rule.name!r}: {self.model.name} can only be learnt from sums")
+        if rule.needs_messages and not privacy.on_messages:
+            remedy = 'noise_per = "message"' if privacy.own_noise else "local_update"
+            raise ValueError(
+                f"aggregation.name = {rule.name!r}: {privacy.name} adds its noise to the sum of messages, and how far "
+                f"one message moves another rule's outcome is not known; take {remedy}"
+            )
+        deviant = self.strategy.protocols - {"compliant"}
+        if "fills_clip" in deviant and not privacy.clips:
+            raise ValueError(f"strategy.protocol = 'fills_clip': {privacy.name} does not clip updates")
+        if deviant - {"fills_clip"} and not privacy.own_noise:
+            wrong = min(deviant - {"fills_clip"})
+            raise ValueError(f"strategy.protocol = {wrong!r}: with {privacy.name} users add no noise to their messages")
 
     @cached_property
     def text(self) -> str:

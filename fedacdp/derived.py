@@ -7,7 +7,16 @@ import pandas as pd
 from fedacdp import outcomes
 from fedacdp.strategy import Strategy
 
-ONLY_OWN = ("cohort_size", "messages", "nonfinite_updates", "clipped_fraction", "update_norm", "class_accuracy")
+ONLY_OWN = (
+    "cohort_size",
+    "messages",
+    "nonfinite_updates",
+    "clipped_fraction",
+    "update_norm",
+    "effective_share",
+    "clip_norm",
+    "class_accuracy",
+)
 """Metrics that get no baseline: what the server saw in a round, and what only utilities are made of."""
 
 

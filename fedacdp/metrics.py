@@ -33,12 +33,16 @@ def successes(found: dict[str, float]) -> list[Value]:
     return [(name.partition("@")[0], name.partition("@")[2] or "all", value) for name, value in found.items()]
 
 
-def cohort(sampled: int, norms: np.ndarray, factors: np.ndarray, acting: np.ndarray) -> list[Value]:
+def cohort(
+    sampled: int, norms: np.ndarray, factors: np.ndarray, acting: np.ndarray, weights: np.ndarray, clip: float
+) -> list[Value]:
     """What the server's side of the simulation saw in a round, from `sampled` users of whom len(norms) sent an update:
 
     `cohort_size`: users sampled. `messages`: updates sent; group `acting`: by members following the strategy.
     `update_norm`: median L2 norm before clipping, for all, for acting members and for others. `clipped_fraction`:
     updates scaled down / updates sent. `nonfinite_updates`: updates with infinity or NaN, which count as zero.
+    `effective_share` of group `acting`: their share of `weights`, what messages weigh in the step: the factors of
+    clipping, or what a robust rule leaves of them (Ben-Dov et al. 2024, arXiv 2405.06582). `clip_norm`: in force.
     """
     finite = np.isfinite(norms)
     values = [
@@ -48,6 +52,10 @@ def cohort(sampled: int, norms: np.ndarray, factors: np.ndarray, acting: np.ndar
         ("nonfinite_updates", "all", float((~finite).sum())),
         ("clipped_fraction", "all", float(((factors < 1) & finite).mean()) if len(norms) else 0.0),
     ]
+    if weights.sum() > 0:
+        values.append(("effective_share", "acting", float(weights[acting].sum() / weights.sum())))
+    if np.isfinite(clip):
+        values.append(("clip_norm", "all", clip))
     for group, rows in {"all": finite, "acting": finite & acting, "others": finite & ~acting}.items():
         if rows.any():
             values.append(("update_norm", group, float(np.median(norms[rows]))))

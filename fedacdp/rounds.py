@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
@@ -20,24 +20,32 @@ from fedacdp.users import Space, Users
 @dataclass(frozen=True)
 class State:
     """All that lives between rounds. `parameters` (P,); `messages` (U,) int32, how often each user was sampled;
-    `round` rounds done, `sent` updates sent, `draws` noise vectors drawn. No generator state: keys are addresses."""
+    `memory` and `server`, float64, what the privacy mechanism and the aggregation rule remember; `round` rounds done,
+    `sent` messages sent that should carry noise, `draws` noise vectors drawn. No generator's state: keys are
+    addresses."""
 
     round: int
     parameters: np.ndarray
     messages: np.ndarray
+    memory: np.ndarray
+    server: np.ndarray
     sent: int
     draws: int
 
 
 @dataclass(frozen=True)
 class Partial:
-    """What comes back from one chunk: the sum of factor * update, (P,) float64, with the noise that users added, and
-    for each update sent its norm before clipping, its factor, and whether its sender followed the strategy."""
+    """What comes back from one chunk: the sum of factor * update, (P,) float64, with the noise that users added; for
+    each message its sender's id, its norm before clipping, its factor, whether its sender followed the strategy, and
+    whether it should carry noise; and, if the setting asks for them, the messages (U, P) float32 instead of the sum."""
 
     total: np.ndarray
+    ids: np.ndarray
     norms: np.ndarray
     factors: np.ndarray
     acting: np.ndarray
+    noisy: np.ndarray
+    messages: np.ndarray
     draws: int
 
 
@@ -71,40 +79,39 @@ def run(
 ) -> Iterator[tuple[State, Row]]:
     """The rounds of a run, from the start or after `state`. Raises Diverged when the model stops being finite."""
     training, mechanism, plan, key = setting.experiment.training, setting.mechanism, setting.plan, setting.key
-    state = state or first_state(setting)
+    rule, size, state = setting.experiment.aggregation, setting.net.size, state or first_state(setting)
     while state.round < training.rounds:
         began, round = time.perf_counter(), state.round + 1
         ids = draw_cohort(setting, state, round)
         chunks = [ids[first : first + execution.chunk] for first in range(0, len(ids), execution.chunk)]
-        total, draws, seen = np.zeros(len(state.parameters)), 0, [_NOBODY]
-        for some in _in_turns(chunks, total.nbytes):
-            for part in compute(setting, state.parameters, round, some):
-                total += part.total
-                draws += part.draws
-                seen.append((part.norms, part.factors, part.acting))
-        norms, factors, follow = (np.concatenate(arrays) for arrays in zip(*seen, strict=True))
-        sent = len(norms)
-        noise = mechanism.sum_noise(sent, len(total), key.fold("sum_noise", round))
+        now = replace(setting, clip=mechanism.clip_now(state.memory))
+        parts = (part for some in _in_turns(chunks, 8 * size) for part in compute(now, state.parameters, round, some))
+        came = gather(parts, size, setting.stacks)
+        total, weights, server = came.total, came.factors, state.server
+        if rule.needs_messages and len(came.ids):
+            total, weights, server = rule.combine(came.messages, came.ids, plan.cohort, state.server)
+        noise = mechanism.sum_noise(int(came.noisy.sum()), size, round, state.memory, key.fold("sum_noise"))
         if noise is not None:
-            total += noise.vector
+            total = total + noise.vector
         parameters = setting.net.moved(state.parameters, total, training.server_lr, plan.cohort)
 
         messages = state.messages.copy()
         messages[ids] += 1
-        draws += noise.draws if noise is not None else 0
-        state = State(round, parameters, messages, state.sent + sent, state.draws + draws)
-        if not np.isfinite(parameters).all() or (sent and not factors.any()):
+        memory = mechanism.next_memory(state.memory, came.norms, noise, plan, round, key.fold("memory"))
+        sent, draws = state.sent + int(came.noisy.sum()), state.draws + came.draws + (noise.draws if noise else 0)
+        state = State(round, parameters, messages, memory, server, sent, draws)
+        if not np.isfinite(parameters).all() or (len(came.ids) and not came.factors.any()):
             raise Diverged(f"the model, or every update, stopped being finite in round {round}")
-        values = metrics.cohort(len(ids), norms, factors, follow)
+        values = metrics.cohort(len(ids), came.norms, came.factors, came.acting, weights, now.clip)
         if round % training.evaluate_every == 0 or round == training.rounds:
             values += evaluate(setting, parameters, round)
         yield state, Row(round, time.perf_counter() - began, values)
 
 
 def draw_cohort(setting: Setting, state: State, round: int) -> np.ndarray:
-    """The platform's users of a round, sorted ids: each independently with chance q, if it has messages left."""
+    """The platform's users of a round, sorted ids: each independently with its chance, if it has messages left."""
     chance = setting.key.fold("cohort", round).uniforms(np.arange(len(setting.on_platform)), 1)[:, 0]
-    drawn = setting.on_platform & (chance < setting.plan.sampling_prob)
+    drawn = setting.on_platform & (chance < setting.mechanism.chances(setting.plan))
     limit = setting.mechanism.message_limit(setting.plan)
     return np.flatnonzero(drawn if limit is None else drawn & (state.messages < limit))
 
@@ -114,18 +121,23 @@ def work(setting: Setting, parameters: np.ndarray, round: int, ids: np.ndarray) 
     start = torch.from_numpy(parameters).to(setting.device)
     if len(ids) <= setting.block:
         return train_block(setting, start, round, ids)
-    total, draws, seen = np.zeros(len(parameters)), 0, [_NOBODY]
-    for first in range(0, len(ids), setting.block):
-        part = train_block(setting, start, round, ids[first : first + setting.block])
+    blocks = (ids[first : first + setting.block] for first in range(0, len(ids), setting.block))
+    return gather((train_block(setting, start, round, block) for block in blocks), len(parameters), setting.stacks)
+
+
+def gather(parts: Iterable[Partial], size: int, stacked: bool) -> Partial:
+    """Several parts as one, in order: sums are added up, what there is of each message is joined."""
+    total, draws, seen = np.zeros(size), 0, [_nobody(size)]
+    for part in parts:
         total += part.total
         draws += part.draws
-        seen.append((part.norms, part.factors, part.acting))
-    norms, factors, follow = (np.concatenate(arrays) for arrays in zip(*seen, strict=True))
-    return Partial(total, norms, factors, follow, draws)
+        seen.append(part)
+    joined = {name: np.concatenate([getattr(part, name) for part in seen]) for name in EACH if stacked or name != LONG}
+    return replace(seen[0], total=total, draws=draws, **joined)
 
 
 def train_block(setting: Setting, start: torch.Tensor, round: int, ids: np.ndarray) -> Partial:
-    """The collective acts, everybody trains, updates are clipped and summed."""
+    """The collective acts, everybody trains, updates are clipped and summed, with the noise that users add."""
     experiment, mechanism, key = setting.experiment, setting.mechanism, setting.key
     users = setting.federation.users(ids, setting.member[ids], _space)
     users, follow = act(setting, users, round)
@@ -133,13 +145,28 @@ def train_block(setting: Setting, start: torch.Tensor, round: int, ids: np.ndarr
     gram, drawn = partial(setting.grams.of, original=~follow), key.fold("train", round)
     updates = train_users(setting.net, start, users, experiment.training, rule, drawn, gram, response)
     updates = acting.edit(setting.strategy, setting.collective, start, updates, users, round, key)
-    factors = mechanism.clip_factors(updates.norms)
-    total = updates.total(factors)
-    noise = mechanism.message_noise(users.ids, len(total), key.fold("message_noise", round))
-    if noise is not None:
-        total += noise.vector
-    draws = updates.draws + (noise.draws if noise is not None else 0)
-    return Partial(total, updates.norms, factors, follow, draws)
+    factors = mechanism.clip_factors(updates.norms, users.ids, setting.clip)
+    report = mechanism.report_norm(len(start))
+    factors, noisy = acting.send(
+        setting.strategy, setting.collective, users, round, key, updates.norms, factors, setting.clip, report
+    )
+    total, messages, draws = np.zeros(len(start)), np.zeros((0, len(start)), np.float32), updates.draws
+    if setting.stacks:
+        messages = updates.weighted(factors)
+    else:
+        total = updates.total(factors)
+    for row, user in enumerate(users.ids):
+        if not noisy[row]:
+            continue
+        noise = mechanism.noise_of(int(user), len(start), key.fold("message_noise", round))
+        if noise is None:
+            break
+        draws += 1
+        if setting.stacks:
+            messages[row] += noise.astype(np.float32)
+        else:
+            total += noise
+    return Partial(total, users.ids, updates.norms, factors, follow, noisy, messages, draws)
 
 
 def act(setting: Setting, users: Users, round: int) -> tuple[Users, np.ndarray]:
@@ -167,7 +194,9 @@ def evaluate(setting: Setting, parameters: np.ndarray, round: int = 0) -> list[m
 def first_state(setting: Setting) -> State:
     """The state before the first round."""
     parameters = setting.net.initial(setting.key.fold("initial"))
-    return State(0, parameters, np.zeros(setting.experiment.data.users, np.int32), 0, 0)
+    users, size, rule = setting.experiment.data.users, setting.net.size, setting.experiment.aggregation
+    memory, server = setting.mechanism.first_memory(setting.plan, size), rule.first_memory(users, size)
+    return State(0, parameters, np.zeros(users, np.int32), memory, server, 0, 0)
 
 
 def compute_here(setting: Setting, parameters: np.ndarray, round: int, chunks: list[np.ndarray]) -> list[Partial]:
@@ -176,8 +205,15 @@ def compute_here(setting: Setting, parameters: np.ndarray, round: int, chunks: l
 
 
 _SUMS = 2**26  # bytes of sums of chunks that are held at once
-_NOBODY = (np.zeros(0), np.zeros(0), np.zeros(0, bool))
+LONG = "messages"
+EACH = ("ids", "norms", "factors", "acting", "noisy", LONG)
+"""What a Partial has of each message, LONG only if it is asked for."""
 _space = Space()
+
+
+def _nobody(size: int) -> Partial:
+    none, no, nothing = np.zeros(0), np.zeros(0, bool), np.zeros((0, size), np.float32)
+    return Partial(np.zeros(size), np.zeros(0, np.int64), none, none, no, no, nothing, 0)
 
 
 def _in_turns(chunks: list[np.ndarray], bytes_each: int) -> Iterator[list[np.ndarray]]:

@@ -26,7 +26,8 @@ from fedacdp.users import Users
 class Setting:
     """An experiment with everything that follows from it: data in users' hands, model, noise, the strategy with what
     members agreed on, the number of each user's collective, (N,) int8, -1 for none, and who is a user of this platform
-    at all, (N,) bool, as many as the plan counts. Users are trained `block` at a time."""
+    at all, (N,) bool, as many as the plan counts. Users are trained `block` at a time. `clip`: the clip norm in force
+    in a round; `watched`: the messages are wanted one by one."""
 
     experiment: Experiment
     federation: Federation
@@ -39,6 +40,13 @@ class Setting:
     mechanism: Mechanism
     device: str
     block: int
+    clip: float
+    watched: bool = False
+
+    @property
+    def stacks(self) -> bool:
+        """Whether messages come back one by one: the aggregation rule needs them, or somebody watches."""
+        return self.watched or self.experiment.aggregation.needs_messages
 
     @property
     def key(self) -> Key:
@@ -83,9 +91,10 @@ def _prepare(experiment: Experiment, execution: Execution, share: str | None) ->
     collective = strategy.assigned(federation.group, choice)
     on_platform = strategy.on_platform(collective, choice)
     plan = replace(experiment.plan(len(source.train)), users=int(on_platform.sum()))
-    net, mechanism = experiment.model.net(source.train.schema), experiment.privacy.calibrated(plan)
+    net = experiment.model.net(source.train.schema)
+    mechanism = experiment.privacy.for_users(federation.group).calibrated(plan)
     records, shape = int(federation.sizes.max()), source.train.schema.shape
-    rule, edited = mechanism.example_rule(plan), strategy.edits_updates
+    rule, edited = mechanism.example_rule(plan), strategy.edits_updates or experiment.aggregation.needs_messages
 
     def own(ids: np.ndarray) -> Iterator[Users]:
         for first in range(0, len(ids), _TOGETHER):
@@ -102,6 +111,7 @@ def _prepare(experiment: Experiment, execution: Execution, share: str | None) ->
         on_platform=on_platform,
         plan=plan,
         mechanism=mechanism,
+        clip=mechanism.clip_now(mechanism.first_memory(plan, net.size)),
         device=execution.device,
         block=block_size(net, shape, records, rule, execution.device, edited),
     )

@@ -8,7 +8,7 @@ in that round.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from typing import Annotated, ClassVar, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 import numpy as np
 from pydantic import BeforeValidator, Field, PositiveInt, SerializeAsAny, model_validator
@@ -24,6 +24,9 @@ Records = Callable[[np.ndarray], Iterator[Users]]
 """Ids of members (m,) -> their own, unmodified records, block after block."""
 
 
+Protocol = Literal["compliant", "fills_clip", "skips_noise", "noise_as_signal"]
+
+
 class Strategy(Part):
     """What a collective does.
 
@@ -32,6 +35,11 @@ class Strategy(Part):
     compliance: chance that a member acts in a round, drawn independently. start, stop: first and last round of action.
     coordination_noise: chance that a member who acts in a round does so off script, with another signal or target
     (`another`), drawn independently (after Karan et al. 2025, arXiv 2510.18933).
+
+    protocol: how members who act treat the privacy protocol. `compliant`; `fills_clip`: they scale their update to the
+    clip norm, up as well as down; `skips_noise`: they clip, but add no noise of their own; `noise_as_signal`: they send
+    their update scaled to the norm of an honest message, sqrt(C^2 + P sigma^2), and add no noise (Cheu, Smith, Ullman
+    2021, doi 10.29012/jpc.754, on members who leave the local randomiser).
     """
 
     alpha: float = Field(default=0.0, ge=0, le=1)
@@ -40,6 +48,7 @@ class Strategy(Part):
     coordination_noise: float = Field(default=0.0, ge=0, le=1)
     start: PositiveInt = 1
     stop: PositiveInt | None = None
+    protocol: Protocol = "compliant"
     leaves: ClassVar[bool] = False  # whether a member who sends nothing does not use the platform either
     about_ratings: ClassVar[bool] = False  # whether it can act where records are ratings
 
@@ -140,6 +149,11 @@ class Strategy(Part):
     def stops(self) -> dict[str, int]:
         """The last round of action by group of `success`, for those who stop."""
         return {} if self.stop is None else {"all": self.stop}
+
+    @property
+    def protocols(self) -> set[Protocol]:
+        """How members treat the privacy protocol."""
+        return {self.protocol}
 
     def wanting(self, group: np.ndarray) -> np.ndarray:
         """Who wants what the collective wants, (U,) bool: the natural group that members are drawn from; nobody can be

@@ -11,6 +11,7 @@ import hashlib
 import importlib
 import platform
 import traceback
+from dataclasses import replace
 from functools import cache, lru_cache
 from pathlib import Path
 
@@ -20,7 +21,7 @@ import torch
 from fedacdp.config import Execution, Experiment
 from fedacdp.data.shared import own_share
 from fedacdp.products import one_thread
-from fedacdp.rounds import NodeFailure, Partial, WorkFailed, work
+from fedacdp.rounds import EACH, NodeFailure, Partial, WorkFailed, work
 from fedacdp.setting import Setting, prepare
 from fedacdp.wire import pack, unpack
 
@@ -38,6 +39,7 @@ def pack_task(
         folder = folder.absolute()
     scheduled = {"data_dir": str(folder), "device": execution.device}
     about = {"experiment": setting.calibrated, "execution": scheduled, "round": round, "chunks": len(chunks)}
+    about |= {"clip": setting.clip, "watched": setting.watched}
     return pack(arrays, about | {"share": own_share(), "code": code() if execution.ray_address else None})
 
 
@@ -76,9 +78,10 @@ def perform(task: bytes) -> bytes:
             )
         execution = Execution.model_validate(about["execution"])
         setting = prepare(_experiment(about["experiment"]), execution, about["share"])
+        setting = replace(setting, clip=about["clip"], watched=about["watched"])
         for place in range(about["chunks"]):
             partial = work(setting, given["parameters"], about["round"], given[f"{place}/ids"])
-            arrays |= {f"{place}/{name}": getattr(partial, name) for name in ("total", "norms", "factors", "acting")}
+            arrays |= {f"{place}/{name}": getattr(partial, name) for name in ("total", *EACH)}
             arrays[f"{place}/draws"] = np.array([partial.draws])
     except Exception:
         return pack({}, {"outcome": "raised", "text": traceback.format_exc()})
@@ -94,6 +97,6 @@ def read_partials(answer: bytes, chunks: int) -> list[Partial]:
         raise NodeFailure(about.get("text") or f"{about['chunks']} partial sums came back for {chunks} chunks")
     found = []
     for place in range(chunks):
-        total, norms, factors, acting = (arrays[f"{place}/{name}"] for name in ("total", "norms", "factors", "acting"))
-        found.append(Partial(total, norms, factors, acting, int(arrays[f"{place}/draws"].item())))
+        each = {name: arrays[f"{place}/{name}"] for name in ("total", *EACH)}
+        found.append(Partial(**each, draws=int(arrays[f"{place}/draws"].item())))
     return found

@@ -11,7 +11,7 @@ import numpy as np
 from pydantic import Field, field_validator, model_validator
 
 from fedacdp.keys import Key
-from fedacdp.strategy import AnyStrategy, Predict, Records, Strategy
+from fedacdp.strategy import AnyStrategy, Predict, Protocol, Records, Strategy
 from fedacdp.users import Examples, Schema, Users
 
 
@@ -43,7 +43,7 @@ class Several(Strategy):
 
     @model_validator(mode="after")
     def _sum(self) -> Self:
-        for knob in ("members_from", "compliance", "coordination_noise", "start", "stop"):
+        for knob in ("members_from", "compliance", "coordination_noise", "start", "stop", "protocol"):
             if getattr(self, knob) != Strategy.model_fields[knob].default:
                 raise ValueError(f"{knob} = {getattr(self, knob)!r}: belongs to each of the collectives")
         total = round(sum(strategy.alpha for strategy in self.collectives.values()), 12)
@@ -82,6 +82,10 @@ class Several(Strategy):
     @property
     def edits_updates(self) -> bool:
         return any(each.edits_updates for each in self.collectives.values())
+
+    @property
+    def protocols(self) -> set[Protocol]:
+        return set().union(*(each.protocols for each in self.collectives.values()))
 
     @property
     def stops(self) -> dict[str, int]:

@@ -148,7 +148,7 @@ def test_a_run_that_fails_is_recorded_and_does_not_stop_the_others(study, tmp_pa
 def test_a_run_whose_noise_was_not_drawn_as_accounted_fails(study, tmp_path, monkeypatch):
     from fedacdp.privacy.central import Central
 
-    monkeypatch.setattr(Central, "sum_noise", lambda self, count, size, key: None)
+    monkeypatch.setattr(Central, "sum_noise", lambda *_: None)
     found = read_study(study)
     _folder, tasks = plan(found, tmp_path / "out", local())
     display = Silent()

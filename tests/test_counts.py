@@ -227,7 +227,7 @@ def test_cells_are_won_as_often_as_the_solvable_model_says(name):
     setting = prepare(counting(data=Toy(users=users), privacy=privacy, training=EVERYBODY), local())
     counts, trials = np.array([(users + gap) / 2, (users - gap) / 2]), 4000
     sd = 10.0 if name == "central" else math.sqrt(users)
-    noise = [setting.mechanism.sum_noise(users, 2, KEY.fold(trial)).vector for trial in range(trials)]
+    noise = [setting.mechanism.sum_noise(users, 2, trial, np.zeros(0), KEY).vector for trial in range(trials)]
     won = int(((counts + np.stack(noise)) @ [1, -1] > 0).sum())
     chance = stats.norm.cdf(gap / (math.sqrt(2) * sd))
     assert stats.binomtest(won, trials, chance).pvalue > 1e-6

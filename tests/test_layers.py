@@ -16,6 +16,7 @@ LAYERS = [
         "strategy",
         "signals",
         "privacy",
+        "aggregation",
         "data",
         "models",
         "metrics",

@@ -240,6 +240,6 @@ def test_cohorts_are_poisson_samples_of_users():
 
 def test_noise_is_addressed_by_purpose_and_round():
     one = mechanism("central", noise_multiplier=1.0)
-    draws = [one.sum_noise(5, 20_000, Key(0).fold("sum_noise", round)).vector for round in (1, 2)]
+    draws = [one.sum_noise(5, 20_000, round, np.zeros(0), Key(0)).vector for round in (1, 2)]
     assert abs(np.corrcoef(draws)[0, 1]) < 5 / math.sqrt(20_000)
-    np.testing.assert_array_equal(draws[0], one.sum_noise(5, 20_000, Key(0).fold("sum_noise", 1)).vector)
+    np.testing.assert_array_equal(draws[0], one.sum_noise(5, 20_000, 1, np.zeros(0), Key(0)).vector)

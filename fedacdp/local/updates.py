@@ -28,6 +28,14 @@ class Updates(ABC):
     def stack(self) -> torch.Tensor:
         """Every update, (U, P)."""
 
+    def weighted(self, factors: np.ndarray) -> np.ndarray:
+        """factors[u] * update_u, (U, P) float32; zeros where the factor is 0, whatever the update is."""
+        rows = self.stack()
+        found = rows * torch.from_numpy(np.asarray(factors)).to(rows.device)[:, None]
+        found[torch.from_numpy(factors == 0).to(rows.device)] = 0
+        weighted: np.ndarray = found.float().cpu().numpy()
+        return weighted
+
 
 class Stacked(Updates):
     """Updates as rows of a matrix (U, P)."""

@@ -71,6 +71,8 @@ class Mechanism(Part):
     """
 
     needs: ClassVar[Literal["gradients", "counts"] | None] = None  # what the model must learn by
+    clips: ClassVar[bool] = False  # whether updates are clipped
+    own_noise: ClassVar[bool] = False  # whether users add noise to their messages, which members might leave out
     unit: ClassVar[str] = "none"
     observer: ClassVar[str] = "none"
     adjacency: ClassVar[str] = "none"
@@ -91,20 +93,54 @@ class Mechanism(Part):
         """The randomised response by which each user tells its symbol; None to send counts as they are."""
         return None
 
-    def clip_factors(self, norms: np.ndarray) -> np.ndarray:
-        """The factor on each user's update from its L2 norm, both (U,) float64; 0 for an update that is not finite."""
-        return np.isfinite(norms).astype(np.float64)
+    @property
+    def on_messages(self) -> bool:
+        """Whether each message has, when it arrives, all the noise there is: only then may a server use messages for
+        anything else than their sum."""
+        return True
 
-    def message_noise(self, ids: np.ndarray, size: int, key: Key) -> Noise | None:
-        """The sum over users `ids` of the noise that each adds to its own message; None for none."""
+    def for_users(self, group: np.ndarray) -> Self:
+        """This mechanism with what it must know of every user's natural group, (N,) text, which is public."""
+        return self
+
+    def chances(self, plan: Plan) -> float | np.ndarray:
+        """The chance to be sampled in a round: of every user, or (N,) of each."""
+        return plan.sampling_prob
+
+    def first_memory(self, plan: Plan, size: int) -> np.ndarray:
+        """What lives between rounds beside the model of P = `size` parameters, before the first, (M,) float64."""
+        return np.zeros(0)
+
+    def clip_now(self, memory: np.ndarray) -> float:
+        """The clip norm in force in a round, which every node is told; infinity where nothing is clipped."""
+        return math.inf
+
+    def clip_factors(self, norms: np.ndarray, ids: np.ndarray, clip: float) -> np.ndarray:
+        """The factor on the update of each user in `ids` from its L2 norm, both (U,) float64, where the clip norm in
+        force is `clip`; 0 for an update that is not finite."""
+        return clip_factors(norms, clip)
+
+    def report_norm(self, size: int) -> float:
+        """About the L2 norm of an honest message of P = `size` parameters that fills the clip, its noise included."""
+        return math.inf
+
+    def noise_of(self, user: int, size: int, key: Key) -> np.ndarray | None:
+        """The noise (P,) float64 that one user adds to its message; None where users add none of their own."""
         return None
 
-    def sum_noise(self, count: int, size: int, key: Key) -> Noise | None:
-        """Noise on the sum of a round's `count` messages; None for none."""
+    def sum_noise(self, count: int, size: int, round: int, memory: np.ndarray, key: Key) -> Noise | None:
+        """Noise on the sum of the `count` messages of a round that should carry noise; None for none. `key` is the same
+        in all rounds."""
         return None
+
+    def next_memory(
+        self, memory: np.ndarray, norms: np.ndarray, noise: Noise | None, plan: Plan, round: int, key: Key
+    ) -> np.ndarray:
+        """The memory after a round in which these updates came, of norms (U,), and this noise was on their sum."""
+        return memory
 
     def draws(self, plan: Plan, messages: int) -> int:
-        """How many noise vectors a whole run in which users sent `messages` updates in all must have drawn."""
+        """How many noise vectors a whole run in which `messages` messages should carry noise must have drawn."""
         return 0
 
     def guarantee(self, plan: Plan) -> Guarantee:
@@ -117,6 +153,7 @@ class Mechanism(Part):
 class Noisy(Mechanism):
     """A mechanism with clipping and Gaussian noise, given by exactly one of epsilon and noise_multiplier."""
 
+    clips: ClassVar[bool] = True
     epsilon: PositiveFloat | None = None
     noise_multiplier: float | None = Field(default=None, ge=0)
     delta: float = Field(gt=0, lt=1)
@@ -151,6 +188,12 @@ class Noisy(Mechanism):
         if self.noise_multiplier is None:
             raise ValueError(f"privacy.noise_multiplier: {self.name} must be calibrated first")
         return self.noise_multiplier
+
+    def clip_now(self, memory: np.ndarray) -> float:
+        return self.clip_norm
+
+    def report_norm(self, size: int) -> float:
+        return self.clip_norm
 
     @property
     def sigma(self) -> float:
@@ -189,8 +232,8 @@ class Noisy(Mechanism):
         """What is composed, in words."""
 
 
-def clip_factors(norms: np.ndarray, bound: float) -> np.ndarray:
+def clip_factors(norms: np.ndarray, bound: float | np.ndarray) -> np.ndarray:
     """min(1, bound / norm) in float64, 1 at norm 0 and 0 where the norm is not finite; (U,) from (U,)."""
     finite = np.isfinite(norms)
-    safe = np.where(finite & (norms > bound), norms, bound)
-    return np.where(finite, bound / safe, 0.0)
+    over = finite & (norms > bound)
+    return np.where(finite, np.where(over, bound / np.where(over, norms, 1.0), 1.0), 0.0)

@@ -8,7 +8,7 @@ import numpy as np
 
 from fedacdp.keys import Key
 from fedacdp.privacy.accounting import Gaussians
-from fedacdp.privacy.base import Noise, Noisy, Plan, clip_factors
+from fedacdp.privacy.base import Noise, Noisy, Plan
 
 
 class Central(Noisy):
@@ -22,11 +22,12 @@ class Central(Noisy):
     observer: ClassVar[str] = "model_holder"
     adjacency: ClassVar[str] = "add_or_remove"
 
-    def clip_factors(self, norms: np.ndarray) -> np.ndarray:
-        return clip_factors(norms, self.clip_norm)
+    @property
+    def on_messages(self) -> bool:
+        return False
 
-    def sum_noise(self, count: int, size: int, key: Key) -> Noise:
-        return Noise(key.rng().normal(0.0, self.sigma, size), 1)
+    def sum_noise(self, count: int, size: int, round: int, memory: np.ndarray, key: Key) -> Noise:
+        return Noise(key.fold(round).rng().normal(0.0, self.sigma, size), 1)
 
     def draws(self, plan: Plan, messages: int) -> int:
         return plan.rounds

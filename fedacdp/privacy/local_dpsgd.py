@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from typing import ClassVar, Literal
 
+import numpy as np
 from pydantic import PositiveInt
 
 from fedacdp.privacy.accounting import Gaussians
@@ -26,11 +28,18 @@ class LocalDpSgd(Noisy):
     unit: ClassVar[str] = "example"
     observer: ClassVar[str] = "server"
     adjacency: ClassVar[str] = "add_or_remove"
+    clips: ClassVar[bool] = False  # gradients of examples, not updates
     max_messages: PositiveInt | None = None
     implementation: Literal["vectorised", "opacus"] = "vectorised"
 
     def message_limit(self, plan: Plan) -> int:
         return min(plan.rounds, self.max_messages or plan.usual_messages)
+
+    def clip_now(self, memory: np.ndarray) -> float:
+        return math.inf
+
+    def report_norm(self, size: int) -> float:
+        return math.inf
 
     def example_rule(self, plan: Plan) -> ExampleRule:
         return ExampleRule(self.clip_norm, self.multiplier, plan.batch_prob, plan.batch, self.implementation)

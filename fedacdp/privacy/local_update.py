@@ -11,7 +11,7 @@ from pydantic import PositiveInt
 from fedacdp.keys import Key
 from fedacdp.privacy import accounting
 from fedacdp.privacy.accounting import Gaussians
-from fedacdp.privacy.base import Noise, Noisy, Plan, clip_factors
+from fedacdp.privacy.base import Noise, Noisy, Plan
 from fedacdp.privacy.guarantee import Guarantee
 
 
@@ -31,27 +31,27 @@ class LocalUpdate(Noisy):
     unit: ClassVar[str] = "user"
     observer: ClassVar[str] = "server"
     adjacency: ClassVar[str] = "replace_one"
+    own_noise: ClassVar[bool] = True
     max_messages: PositiveInt | None = None
     noise_per: Literal["sum", "message"] = "sum"
 
     def message_limit(self, plan: Plan) -> int:
         return min(plan.rounds, self.max_messages or plan.usual_messages)
 
-    def clip_factors(self, norms: np.ndarray) -> np.ndarray:
-        return clip_factors(norms, self.clip_norm)
+    @property
+    def on_messages(self) -> bool:
+        return self.noise_per == "message"
 
-    def message_noise(self, ids: np.ndarray, size: int, key: Key) -> Noise | None:
-        if self.noise_per == "sum":
-            return None
-        total = np.zeros(size)
-        for user in ids:
-            total += key.fold(int(user)).rng().normal(0.0, self.sigma, size)
-        return Noise(total, len(ids))
+    def report_norm(self, size: int) -> float:
+        return math.hypot(self.clip_norm, math.sqrt(size) * self.sigma)
 
-    def sum_noise(self, count: int, size: int, key: Key) -> Noise | None:
+    def noise_of(self, user: int, size: int, key: Key) -> np.ndarray | None:
+        return None if self.noise_per == "sum" else key.fold(user).rng().normal(0.0, self.sigma, size)
+
+    def sum_noise(self, count: int, size: int, round: int, memory: np.ndarray, key: Key) -> Noise | None:
         if self.noise_per == "message":
             return None
-        return Noise(key.rng().normal(0.0, math.sqrt(count) * self.sigma, size), count)
+        return Noise(key.fold(round).rng().normal(0.0, math.sqrt(count) * self.sigma, size), count)
 
     def draws(self, plan: Plan, messages: int) -> int:
         return messages
