@@ -73,7 +73,7 @@ def test_what_is_foreseen_is_what_training_takes_or_somewhat_more():
 
 
 def test_a_chunk_that_does_not_fit_is_halved_with_a_note_or_refused_if_it_was_given(monkeypatch):
-    monkeypatch.setattr("fedacdp.rounds.block_size", lambda *_: 2**31)  # as on a GPU: a chunk is trained at once
+    monkeypatch.setattr("fedacdp.setting.block_size", lambda *_: 2**31)  # as on a GPU: a chunk is trained at once
     experiments = [experiment(data__users=1000, seed=seed) for seed in (0, 1)]
     execution = Execution(engine="local", chunk=512, data_dir=Path("absent"))
     assert memory.fit(experiments, execution, given=True) == (execution, [])
