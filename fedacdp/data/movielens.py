@@ -68,7 +68,7 @@ class Movielens(RatingData):
         form = FORMS[self.variant]
         missing = [name for name in (form.ratings, form.films) if not (folder / f"ml-{self.variant}" / name).is_file()]
         if missing:
-            raise ValueError(f"{self.name} is not downloaded by this program; {self._where(folder)}")
+            raise ValueError(f"not downloaded by this program; {self._where(folder)}")
         return f"{folder / f'ml-{self.variant}'}: {form.ratings} is there"
 
     def _where(self, folder: Path) -> str:
