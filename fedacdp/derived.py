@@ -32,8 +32,8 @@ def derived(
     `<metric>_baseline`, and of the same rounds and groups `accuracy_drop` and `amplification` (group "all"); `utility`
     and `utility_baseline` of the parties in `shares` (their label shares) and of group `platform`, its accuracy on
     held-out records; in the last round `persistence`, or `persistence_at_least`. Formulas: `fedacdp.outcomes`. Of
-    rankings, from what each user was `served` at the end of the run and of its baseline, `gap_lost` and
-    `gap_lost_part` in the last round, see `gaps`.
+    rankings, from what each user was `served` at the end of the run and of its baseline, in the last round `gap_lost`,
+    `gap_lost_part` and `surfaced_hits_change`, see `gaps`.
     """
     found = [_utilities(own, "utility", shares), _persistence(own, strategy)]
     if baseline is not None:
@@ -65,8 +65,9 @@ def gaps(now: pd.DataFrame, full: pd.DataFrame) -> list[tuple[str, str, float]]:
     """(metric, group, value) from a run's users and its baseline's, both in order: `gap_lost` of all, and of members,
     others, free-riders and bystanders by themselves, with their own hits and item-mean hits, the item means being the
     baseline's; and `gap_lost_part`, the hits that a party lost over the gap of all: the parts of members and others add
-    up to what all have lost (after Vincent, Hecht, Sen 2019, WWW). It is left out where the baseline has no edge over
-    item means, and says little where that edge is a few hits."""
+    up to what all have lost (after Vincent, Hecht, Sen 2019, WWW). Both are left out where the baseline has no edge
+    over item means, and say little where that edge is a few hits. `surfaced_hits_change`: hits / the baseline's - 1;
+    that of free-riders over that of bystanders is the authors' similar-user effect ratio."""
     party, found = now["party"], []
     gap = full["hits"].sum() - full["impersonal"].sum()
     members = party == "members"
@@ -74,6 +75,8 @@ def gaps(now: pd.DataFrame, full: pd.DataFrame) -> list[tuple[str, str, float]]:
     groups |= {name: party == name for name in ("free_riders", "bystanders") if members.any() and (party == name).any()}
     for group, who in groups.items():
         before, after, impersonal = full["hits"][who].sum(), now["hits"][who].sum(), full["impersonal"][who].sum()
+        if before > 0:
+            found.append(("surfaced_hits_change", group, float(after / before - 1)))
         if before > impersonal:
             found.append(("gap_lost", group, outcomes.gap_lost(float(before), float(after), float(impersonal))))
         if gap > 0 and group != "all":

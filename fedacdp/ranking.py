@@ -98,7 +98,8 @@ def evaluate(setting: Setting, parameters: np.ndarray, round: int) -> list[metri
 def by_user(setting: Setting, parameters: np.ndarray, round: int) -> pd.DataFrame:
     """One row per user: `liked`, `hits`, `impersonal` as in `Served`, and whether it is a member, a free-rider or a
     bystander."""
-    served, party = serve(setting, parameters, round), np.full(len(setting.member), "bystanders")
+    served = serve(setting, parameters, round)
+    party = np.full(len(setting.member), "bystanders", dtype=object)
     for name, who in parties(setting).items():
         if name != "others":
             party[who] = name

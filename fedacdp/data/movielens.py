@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -67,7 +68,7 @@ class Movielens(RatingData):
         form = FORMS[self.variant]
         missing = [name for name in (form.ratings, form.films) if not (folder / f"ml-{self.variant}" / name).is_file()]
         if missing:
-            raise ValueError(f"{self.name} is not downloaded by this program; {self._where(folder)}")
+            raise ValueError(f"not downloaded by this program; {self._where(folder)}")
         return f"{folder / f'ml-{self.variant}'}: {form.ratings} is there"
 
     def _where(self, folder: Path) -> str:
@@ -114,8 +115,10 @@ def read(folder: Path, form: Form) -> Table:
 
 def _parsed(raw: bytes, form: Form) -> pd.DataFrame | None:
     """The ratings, by a fast reader that does not say where a fault is; None if there is one."""
+    if raw.partition(b"\n")[0].count(form.separator.encode()) != len(_COLUMNS) - 1:
+        return None  # of a first line that is too long the reader would drop the rest
     try:
-        found = pd.read_csv(
+        return pd.read_csv(
             io.BytesIO(raw.replace(b"::", b"\t") if form.separator == "::" else raw),
             sep="," if form.separator == "," else "\t",
             header=0 if form is _CSV else None,
@@ -123,12 +126,11 @@ def _parsed(raw: bytes, form: Form) -> pd.DataFrame | None:
             dtype=_COLUMNS,
             index_col=False,
             skip_blank_lines=False,
+            na_filter=False,
             on_bad_lines="error",
         )
     except (ValueError, OverflowError):
         return None
-    narrow = raw.count(form.separator.encode()) == (len(found) + (form is _CSV)) * (len(_COLUMNS) - 1)
-    return found if narrow else None
 
 
 def _fault(raw: bytes, form: Form, first: int) -> str:
@@ -141,8 +143,10 @@ def _fault(raw: bytes, form: Form, first: int) -> str:
             return f"line {number}: {len(fields)} fields where there should be {len(_COLUMNS)}"
         for value, (name, kind) in zip(fields, _COLUMNS.items(), strict=True):
             try:
-                int(value) if kind is np.int64 else float(value)
+                known = math.isfinite(int(value) if kind is np.int64 else float(value))
             except (ValueError, OverflowError):
+                known = False
+            if not known:
                 return f"line {number}: {name} = {value!r} is no number"
     return "no ratings in it"
 

@@ -53,17 +53,19 @@ def draw(users: int, items: int, mean: int, key: Key) -> Table:
 class RatingsPopulation(RatingData):
     """Synthetic people who rate items; y is the rating, 1 to 5.
 
-    Person u rates item i with round(3.2 + 0.6 c_i + 0.42 m_u + 0.55 t_u . v_i + 0.85 noise), cut to 1..5: quality c and
+    Person u rates item i with round(3.2 + 0.6 c_i + 0.42 m_u + 0.42 t_u . v_i + 0.85 noise), cut to 1..5: quality c and
     mood m are standard normal, tastes t and traits v have 8 dimensions and |v|^2 = 1 on average. Traits are those of
     one of nine genres plus an item's own; a quarter of the variance of tastes comes from gender and age. People rate at
     least 20 items, log-normally many around `ratings`, drawn without replacement in proportion to
     exp(1.6 popularity + 0.3 t_u . v_i + 0.5 c_i): a few items have most of the ratings, and people rate what they like.
     Items that nobody rated are left out. Groups of people: `gender`, `age`, `activity`, `favourite`.
 
-    What it is like: the share of liked ratings (0.56), the errors of item means and of a matrix factorisation (0.99
-    and 0.91) and the edge of the latter in surfaced hits (1.3 points) are near those published of MovieLens, and its
-    groups have tastes of their own. What it is not: MovieLens. Its tastes are linear and last for ever, its noise is
-    the same for everybody, nobody rates in a session, and there are no series, no years and no anchors.
+    What it is like: the weight of tastes was chosen so that, with 3,000 people, 2,500 items and ratings = 165, a matrix
+    factorisation surfaces about 1.2 points more hits than item means, as published of MovieLens 1M (1.4); errors are
+    0.98 for item means and 0.87 for the factorisation (0.98 and 0.87 there), 0.55 of the ratings are liked (0.58), and
+    a random ranking surfaces 0.61. Fewer people leave less of that edge: at the default size hardly any. What it is
+    not: MovieLens. Tastes are linear and last for ever, the noise is the same for everybody, nobody rates in sessions,
+    and there are no series and no years.
 
     `draw` numbers independent populations. Source: made for this project, in the manner of generative models of matrix
     factorisation (Salakhutdinov, Mnih 2007, NIPS). Licence: none needed, the records are made here.

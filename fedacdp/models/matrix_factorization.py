@@ -36,7 +36,7 @@ class MatrixFactorization(Model):
     factors: PositiveInt = 8
     ridge: PositiveFloat = 5.0
     decay: float = Field(default=0.2, ge=0)
-    rare: PositiveFloat = 0.02
+    rare: PositiveFloat = 0.05
 
     def net(self, schema: Schema) -> Factors:
         if not schema.items:
