@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -19,6 +20,12 @@ NO_FLOOR = (
     "the floors are about a learner that predicts the most frequent label at every point; how far a trained network is "
     "from it is not known"
 )
+
+
+def no_floor(experiment: Experiment) -> dict[str, Any]:
+    """What stands for the certificate of a run whose manifest has none."""
+    counts = experiment.model.learns_by == "counts"
+    return {"note": "the run was made by a version that computed no certificate" if counts else NO_FLOOR}
 
 
 def no_ceiling(experiment: Experiment) -> str | None:
@@ -64,13 +71,18 @@ def shifts(experiment: Experiment, noise_multiplier: float, rounds: pd.DataFrame
     return {int(at): float(shift) for at, shift in zip(by_round.index, total, strict=True)}
 
 
-def rows(table: pd.DataFrame, runs: Mapping[tuple[str, str], tuple[Experiment, float, pd.DataFrame]]) -> pd.DataFrame:
+def rows(
+    table: pd.DataFrame,
+    runs: Mapping[tuple[str, str], tuple[Experiment, float, pd.DataFrame]],
+    certificates: Mapping[tuple[str, str], Mapping[str, Any]],
+) -> pd.DataFrame:
     """Rows of CEILING and FLOOR for a tidy table.
 
     runs: by study and run_id the experiment, its noise multiplier and its rows. For each `success_baseline` where a
     ceiling applies: the ceiling at the mean baseline of the repetitions (runs that agree in study, setting and alpha)
     and their largest shift; it bounds the mean of their success. It is concave in the baseline and rises with the
-    shift, so the mean over seeds is bounded by it; the mean baseline itself is an estimate. Where there is no bound,
+    shift, so the mean over seeds is bounded by it; the mean baseline itself is an estimate. The floor is the run's
+    certificate, as its manifest keeps it (see `certified.certificate`), at its last success. Where there is no bound,
     one row at the run's last success with the value NaN and the reason in `note`.
     """
     success = table[table["metric"] == "success"]
@@ -89,7 +101,10 @@ def rows(table: pd.DataFrame, runs: Mapping[tuple[str, str], tuple[Experiment, f
         reasons.append(reason)
         if reason is None:
             moved[slot] = shifts(experiment, noise_multiplier, rounds)
-    floor = last.assign(metric=FLOOR, value=math.nan, note=NO_FLOOR)
+    floors = [certificates[slot] or no_floor(runs[slot][0]) for slot in slots]
+    floor = last.assign(
+        metric=FLOOR, value=[found.get("value", math.nan) for found in floors], note=[found["note"] for found in floors]
+    )
     absent = last.assign(metric=CEILING, value=math.nan, note=reasons)[
         np.array([reason is not None for reason in reasons], dtype=bool)
     ]

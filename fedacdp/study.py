@@ -17,6 +17,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from fedacdp.acting import parties
+from fedacdp.certified import certificate
 from fedacdp.checkpoint import Checkpoint
 from fedacdp.config import ConfigError, Execution, Experiment
 from fedacdp.grid import Study, find_study
@@ -167,6 +168,7 @@ def _manifest(
             party: setting.federation.label_shares(who)
             for party, who in parties(setting.strategy, setting.member, setting.federation.group).items()
         },
+        "certificate": certificate(setting),
         "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(began)),
         "seconds": round(time.time() - began, 3),
         "versions": {name: importlib.metadata.version(name) for name in _PACKAGES}

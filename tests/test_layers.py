@@ -14,7 +14,7 @@ LAYERS = [
     {"keys", "kept", "users", "parts", "wire", "products", "theory"},
     {"strategy", "signals", "privacy", "data", "models", "metrics", "outcomes", "sharing", "child", "fleet"},
     {"config", "grid", "local", "machine", "acting"},
-    {"rounds", "setting", "bounds"},
+    {"rounds", "setting", "bounds", "certified"},
     {"results", "tasks", "memory", "checkpoint", "derived"},
     {"nodes", "study"},
     {"report", "display", "flower", "plan", "cells"},
