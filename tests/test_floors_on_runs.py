@@ -271,7 +271,7 @@ def pairs(play, alphas, privacy=None):
 
 FEW = [0.05 + 0.001 * seed for seed in range(20)]
 """Shares at which some of the cells are won, and hardly."""
-MANY = [0.3 + 0.034 * seed for seed in range(20)]
+MANY = [0.4 + 0.029 * seed for seed in range(20)]
 
 
 @pytest.mark.parametrize("play", [*PLAYS, "private"])
