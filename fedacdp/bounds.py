@@ -24,8 +24,7 @@ NO_FLOOR = (
 
 def no_floor(experiment: Experiment) -> dict[str, Any]:
     """What stands for the certificate of a run whose manifest has none."""
-    counts = experiment.model.learns_by == "counts"
-    return {"note": "the run was made by a version that computed no certificate" if counts else NO_FLOOR}
+    return {"note": "its manifest keeps no certificate" if experiment.model.learns_by == "counts" else NO_FLOOR}
 
 
 def no_ceiling(experiment: Experiment) -> str | None:
@@ -101,7 +100,7 @@ def rows(
         reasons.append(reason)
         if reason is None:
             moved[slot] = shifts(experiment, noise_multiplier, rounds)
-    floors = [certificates[slot] or no_floor(runs[slot][0]) for slot in slots]
+    floors = [certificates.get(slot) or no_floor(runs[slot][0]) for slot in slots]
     floor = last.assign(
         metric=FLOOR, value=[found.get("value", math.nan) for found in floors], note=[found["note"] for found in floors]
     )

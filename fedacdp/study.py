@@ -108,6 +108,7 @@ def perform(study: Study, task: Task, execution: Execution, compute: Compute, di
     if state is not None:
         display.advance(task, state.round)
     status, reason = "done", ""
+    certified: dict[str, Any] = {}
     try:
         for reached, row in run(setting, execution, compute, state):
             state = reached
@@ -117,6 +118,7 @@ def perform(study: Study, task: Task, execution: Execution, compute: Compute, di
                 checkpoint.save(state, rows)
         assert state is not None
         _check_draws(setting, state.sent, state.draws)
+        certified = certificate(setting)
     except Diverged as error:
         status, reason = "diverged", str(error)
     except NodeFailure:
@@ -126,7 +128,8 @@ def perform(study: Study, task: Task, execution: Execution, compute: Compute, di
     if task.role == "run" and status == "done" and state is not None:
         save_model(folder, setting.net.shapes, state.parameters)
     save_rounds(folder, rows)
-    write_json(folder / "manifest.json", _manifest(study, task, execution, setting, status, reason, began, len(rows)))
+    manifest = _manifest(study, task, execution, setting, status, reason, began, len(rows))
+    write_json(folder / "manifest.json", manifest | {"certificate": certified})
     checkpoint.remove()
     display.end(task, status, reason)
     return status
@@ -168,7 +171,6 @@ def _manifest(
             party: setting.federation.label_shares(who)
             for party, who in parties(setting.strategy, setting.member, setting.federation.group).items()
         },
-        "certificate": certificate(setting),
         "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(began)),
         "seconds": round(time.time() - began, 3),
         "versions": {name: importlib.metadata.version(name) for name in _PACKAGES}
