@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -16,10 +17,16 @@ from fedacdp.theory import ceilings
 CEILING, FLOOR = "success_ceiling", "success_floor"
 """Metrics of the tidy table. A ceiling bounds success in expectation over noise: the mean over seeds, never one run."""
 
+_POINT = ["study", "setting", "alpha", "group"]
 NO_FLOOR = (
     "the floors are about a learner that predicts the most frequent label at every point; how far a trained network is "
     "from it is not known"
 )
+
+
+def no_floor(experiment: Experiment) -> dict[str, Any]:
+    """What stands for the certificate of a run whose manifest has none."""
+    return {"note": "its manifest keeps no certificate" if experiment.model.learns_by == "counts" else NO_FLOOR}
 
 
 def no_ceiling(experiment: Experiment) -> str | None:
@@ -73,15 +80,20 @@ def shifts(experiment: Experiment, noise_multiplier: float, rounds: pd.DataFrame
     return {int(at): float(shift) for at, shift in zip(by_round.index, total, strict=True)}
 
 
-def rows(table: pd.DataFrame, runs: Mapping[tuple[str, str], tuple[Experiment, float, pd.DataFrame]]) -> pd.DataFrame:
+def rows(
+    table: pd.DataFrame,
+    runs: Mapping[tuple[str, str], tuple[Experiment, float, pd.DataFrame]],
+    certificates: Mapping[tuple[str, str], Mapping[str, Any]],
+) -> pd.DataFrame:
     """Rows of CEILING and FLOOR for a tidy table.
 
     runs: by study and run_id the experiment, its noise multiplier and its rows. For each `success_baseline` where a
     ceiling applies: the ceiling at the mean baseline of the repetitions (runs that agree in study, setting and alpha)
     and their largest shift; it bounds the mean of their success. It is concave in the baseline and rises with the
-    shift, so the mean over seeds is bounded by it; the mean baseline itself is an estimate. At the last round the
-    `note` says where the runs contradict their ceiling (`contradictions`). Where there is no bound, one row at the
-    run's last success with the value NaN and the reason in `note`.
+    shift, so the mean over seeds is bounded by it; the mean baseline itself is an estimate. The floor is the run's
+    certificate, as its manifest keeps it (see `certified.certificate`), at its last success. At the last round the
+    `note` says where the runs contradict their bounds (`contradictions`). Where there is no bound, one row at the run's
+    last success with the value NaN and the reason in `note`.
     """
     success = table[table["metric"] == "success"]
     last = _goals(success[success["round"] == success.groupby(["study", "run_id"])["round"].transform("max")])
@@ -97,7 +109,14 @@ def rows(table: pd.DataFrame, runs: Mapping[tuple[str, str], tuple[Experiment, f
         reasons.append(reason)
         if reason is None and slot not in moved:
             moved[slot] = shifts(experiment, noise_multiplier, rounds)
-    floor = last.assign(metric=FLOOR, value=math.nan, note=NO_FLOOR)
+    floors = [certificates.get(slot) or no_floor(runs[slot][0]) for slot in slots]
+    floor = last.assign(
+        metric=FLOOR,
+        value=[found.get("value", math.nan) for found in floors],
+        note=[found["note"] for found in floors],
+        success=last["value"],
+        delta=[found.get("delta", math.nan) for found in floors],
+    )
     absent = last.assign(metric=CEILING, value=math.nan, note=reasons)[
         np.array([reason is not None for reason in reasons], dtype=bool)
     ]
@@ -108,8 +127,8 @@ def rows(table: pd.DataFrame, runs: Mapping[tuple[str, str], tuple[Experiment, f
     base, shift = alike["value"].transform("mean"), alike["shift"].transform("max")
     ceiling = np.array([ceilings.separated(b, s) for b, s in zip(base, shift, strict=True)], dtype=np.float64)
     bounded = bounded.assign(metric=CEILING, value=ceiling, note="", baseline=bounded["value"], shift=shift)
-    _flag(bounded, success)
-    return pd.concat([bounded.drop(columns=["shift", "baseline"]), absent, floor], ignore_index=True)
+    _flag(bounded, floor, success)
+    return pd.concat([bounded, absent, floor], ignore_index=True)[[*table, "note"]]
 
 
 def _goals(success: pd.DataFrame) -> pd.DataFrame:
@@ -120,16 +139,22 @@ def _goals(success: pd.DataFrame) -> pd.DataFrame:
     ]
 
 
-def _flag(bounded: pd.DataFrame, success: pd.DataFrame) -> None:
-    """Note in rows of CEILING (`shift`, `baseline`) of the last rounds what the runs that are done contradict."""
+def _flag(bounded: pd.DataFrame, floor: pd.DataFrame, success: pd.DataFrame) -> None:
+    """Note in the last rounds' rows of CEILING (`shift`, `baseline`) and FLOOR (`success`, `delta`) what the runs that
+    are done contradict."""
     at = ["study", "run_id", "round", "group"]
     last = bounded[
         (bounded["status"] == "done") & (bounded["round"] == bounded.groupby("run_id")["round"].transform("max"))
     ]
     won = success.set_index(at)["value"]
-    points = last.groupby(["study", "setting", "alpha", "group"], dropna=False)
+    points = last.groupby(_POINT, dropna=False)
+    certified = floor[floor["value"].notna() & (floor["status"] == "done")].groupby(_POINT, dropna=False)
+    level = contradictions.LEVEL / max(1, len(points) + len(certified))
+    for _, rows in certified:
+        said = contradictions.below_floor(rows["success"], rows["value"], rows["delta"].max(), level)
+        floor.loc[rows.index, "note"] = said or rows["note"]
     for _, rows in points:
         reached = won.reindex(pd.MultiIndex.from_frame(rows[at])).to_numpy()
         bounded.loc[rows.index, "note"] = contradictions.above_ceiling(
-            reached, rows["baseline"].to_numpy(), rows["shift"].iloc[0], contradictions.LEVEL / len(points)
+            reached, rows["baseline"].to_numpy(), rows["shift"].iloc[0], level
         )

@@ -55,7 +55,7 @@ COLUMNS = [
 ]
 """Columns of the tidy table. `setting` names what distinguishes the run's experiment besides seed and alpha: runs are
 repetitions of each other if, and only if, setting and alpha agree. `role` is `run`, or `baseline` for a run without a
-collective that was added for comparison. `note` says why a bound has no value."""
+collective that was added for comparison. `note` says why a bound has no value, and what a floor is worth."""
 
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 _SHARE = re.compile(r"strategy\.collectives\.[^.]+\.alpha")
@@ -153,7 +153,7 @@ def table(folder: Path) -> pd.DataFrame:
     if not runs:
         raise ConfigError(f"{folder}: no finished runs")
     labels = settings([experiment for _, _, experiment in runs])
-    constants, rounds, about, served = [], {}, {}, {}
+    constants, rounds, about, served, certificates = [], {}, {}, {}, {}
     for (path, manifest, experiment), label in zip(runs, labels, strict=True):
         slot = (manifest["study"], experiment.run_id)
         try:
@@ -164,6 +164,7 @@ def table(folder: Path) -> pd.DataFrame:
             served[slot] = pd.read_parquet(path / USERS)
         constants.append(_constants(manifest, experiment, label))
         about[slot] = (experiment, constants[-1]["noise_multiplier"], rounds[slot])
+        certificates[slot] = manifest.get("certificate", {})
     parts = [frame.assign(study=study, run_id=run_id) for (study, run_id), frame in rounds.items()]
     for _, manifest, experiment in runs:
         own = rounds[manifest["study"], experiment.run_id]
@@ -174,7 +175,8 @@ def table(folder: Path) -> pd.DataFrame:
         parts.append(found.assign(study=manifest["study"], run_id=experiment.run_id))
     found = pd.concat(parts, ignore_index=True).merge(pd.DataFrame(constants), on=["study", "run_id"])
     powers = firms.rows(found, {slot: experiment for slot, (experiment, *_) in about.items()})
-    found = pd.concat([found.assign(note=""), powers.assign(note=""), bounds.rows(found, about)], ignore_index=True)
+    bounded = bounds.rows(found, about, certificates)
+    found = pd.concat([found.assign(note=""), powers.assign(note=""), bounded], ignore_index=True)
     order = ["study", "mechanism", "epsilon", "setting", "alpha", "seed", "round"]
     return found.sort_values(order, kind="stable")[COLUMNS].reset_index(drop=True)
 

@@ -82,7 +82,7 @@ def prepare(experiment: Experiment, execution: Execution, share: str | None = No
 
 
 def _prepare(experiment: Experiment, execution: Execution, share: str | None) -> Setting:
-    source = shared.load(experiment.data, execution.data_dir, share)
+    source = shared.load(experiment.data.of_seed(experiment.seed), execution.data_dir, share)
     experiment.check(source)
     key = Key(experiment.seed)
     slot = (experiment.data.model_dump_json(), str(execution.data_dir), str(experiment.seed))

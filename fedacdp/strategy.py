@@ -23,8 +23,11 @@ Predict = Callable[[np.ndarray], np.ndarray]
 Records = Callable[[np.ndarray], Iterator[Users]]
 """Ids of members (m,) -> their own, unmodified records, block after block."""
 
+Play = Literal["feature_label", "feature_only", "feature_only_x0", "naive_unplanting", "adaptive_unplanting", "erasing"]
+"""What a collective plays, in the words of Gauthier, Bach and Jordan 2025 (arXiv 2502.04879)."""
 
 Protocol = Literal["compliant", "fills_clip", "skips_noise", "noise_as_signal"]
+"""How members treat the privacy protocol, see `Strategy`."""
 
 
 class Strategy(Part):
@@ -76,6 +79,17 @@ class Strategy(Part):
         """The strategy with what the members agree on before the first round, when they may pool their own records;
         `ids` (m,) ascending, at least one. Must be the same wherever it is computed."""
         return self
+
+    @property
+    def play(self) -> Play | None:
+        """What members who act play, if it is one of those that success can be certified for; such a strategy has a
+        `signal`."""
+        return None
+
+    @property
+    def estimating(self) -> np.ndarray | None:
+        """Ids of the members who were set apart to choose, by their records, what all play; None where nobody was."""
+        return None
 
     def another(self, step: int, schema: Schema) -> Strategy | None:
         """What a member follows who is off script: this strategy with another signal or target, picked by `step` (1 to

@@ -18,6 +18,7 @@ import numpy as np
 
 from fedacdp import ranking
 from fedacdp.acting import parties
+from fedacdp.certified import certificate
 from fedacdp.checkpoint import Checkpoint
 from fedacdp.config import ConfigError, Execution, Experiment
 from fedacdp.grid import Study, find_study
@@ -109,6 +110,7 @@ def perform(study: Study, task: Task, execution: Execution, compute: Compute, di
     if state is not None:
         display.advance(task, state.round)
     status, reason = "done", ""
+    certified: dict[str, Any] = {}
     try:
         for reached, row in run(setting, execution, compute, state):
             state = reached
@@ -118,6 +120,7 @@ def perform(study: Study, task: Task, execution: Execution, compute: Compute, di
                 checkpoint.save(state, rows)
         assert state is not None
         _check_draws(setting, state.sent, state.draws)
+        certified = certificate(setting)
     except Diverged as error:
         status, reason = "diverged", str(error)
     except NodeFailure:
@@ -129,7 +132,8 @@ def perform(study: Study, task: Task, execution: Execution, compute: Compute, di
     if status == "done" and state is not None and setting.federation.schema.items:
         save_users(folder, ranking.by_user(setting, state.parameters, state.round))
     save_rounds(folder, rows)
-    write_json(folder / "manifest.json", _manifest(study, task, execution, setting, status, reason, began, len(rows)))
+    manifest = _manifest(study, task, execution, setting, status, reason, began, len(rows))
+    write_json(folder / "manifest.json", manifest | {"certificate": certified})
     checkpoint.remove()
     display.end(task, status, reason)
     return status

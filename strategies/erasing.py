@@ -9,7 +9,7 @@ from pydantic import PrivateAttr
 
 from fedacdp.keys import Key
 from fedacdp.signals import AnySignal, Cells
-from fedacdp.strategy import Predict, Records, Strategy
+from fedacdp.strategy import Play, Predict, Records, Strategy
 from fedacdp.users import Examples, Schema, Users
 
 
@@ -38,6 +38,10 @@ class Erasing(Strategy):
         once = self.signal.place(np.zeros((1, *schema.shape), np.float32), schema)
         if not np.array_equal(self.signal.place(once, schema), once):
             raise ValueError(f"strategy.signal = {self.signal.name!r}: erasing needs g(g(x)) = g(x)")
+
+    @property
+    def play(self) -> Play:
+        return "erasing"
 
     def agree(self, ids: np.ndarray, records: Records, schema: Schema, key: Key) -> Self:
         return self._with(Cells(self.signal, self.cells, schema).votes(records(ids)).argmax(axis=1))

@@ -9,7 +9,7 @@ from pydantic import model_validator
 
 from fedacdp.keys import Key
 from fedacdp.signals import AnySignal
-from fedacdp.strategy import Predict, Strategy, class_index
+from fedacdp.strategy import Play, Predict, Strategy, class_index
 from fedacdp.users import Examples, Schema, Users
 
 
@@ -46,6 +46,10 @@ class Planting(Strategy):
 
         if self.other_signal is not None:
             self.other_signal.check_as("other_signal", schema)
+
+    @property
+    def play(self) -> Play:
+        return self.form
 
     def another(self, step: int, schema: Schema) -> Planting:
         if self.other_signal is not None:

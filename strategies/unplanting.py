@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Literal, Self
 
 import numpy as np
-from pydantic import Field, PrivateAttr, model_validator
+from pydantic import Field, PositiveInt, PrivateAttr, model_validator
 
 from fedacdp.keys import Key
 from fedacdp.signals import AnySignal, Cells
-from fedacdp.strategy import Predict, Records, Strategy, class_index
+from fedacdp.strategy import Play, Predict, Records, Strategy, class_index
 from fedacdp.users import Examples, Schema, Users
 
 
@@ -20,9 +20,9 @@ class Unplanting(Strategy):
     form: `naive` one y' for all records, `label`, or the best: the one with the largest certificate of planting when
     all frequencies are what the members' own records show (Theorem 3.3 without its finite-sample terms), of those the
     most frequent; `adaptive` (Definition 3.6) y' is the most frequent label other than y* in the cell of g(x) among the
-    records of `estimators`, a share of the members. All members act, as in Theorem 3.7; the authors' code leaves the
-    estimators out. `cells`: categorical columns that tell cells apart, see `Cells`. Off script: the labels moved by one
-    or more classes.
+    records of `estimators`, a share of the members, or `estimator_count` of them. All members act, as in Theorem 3.7;
+    the authors' code leaves the estimators out. `cells`: categorical columns that tell cells apart, see `Cells`. Off
+    script: the labels moved by one or more classes.
     """
 
     name: Literal["unplanting"] = "unplanting"
@@ -31,8 +31,10 @@ class Unplanting(Strategy):
     form: Literal["naive", "adaptive"] = "naive"
     label: int | str = "best"
     estimators: float = Field(default=0.1, gt=0, le=1)
+    estimator_count: PositiveInt | None = None
     cells: tuple[str, ...] = ()
     _labels: np.ndarray | None = PrivateAttr(default=None)
+    _chosen: np.ndarray | None = PrivateAttr(default=None)
 
     @model_validator(mode="after")
     def _belong_together(self) -> Self:
@@ -40,6 +42,8 @@ class Unplanting(Strategy):
             raise ValueError('label: belongs to form = "naive"')
         if self.form == "naive" and "estimators" in self.model_fields_set and self.estimators != 0.1:
             raise ValueError('estimators: belongs to form = "adaptive"')
+        if self.estimator_count is not None and (self.form == "naive" or self.estimators != 0.1):
+            raise ValueError('estimator_count: stands in place of estimators, with form = "adaptive"')
         return self
 
     def check(self, schema: Schema) -> None:
@@ -52,14 +56,24 @@ class Unplanting(Strategy):
     def target_class(self, schema: Schema) -> int:
         return class_index("y_star", self.y_star, schema)
 
+    @property
+    def play(self) -> Play:
+        return "naive_unplanting" if self.form == "naive" else "adaptive_unplanting"
+
+    @property
+    def estimating(self) -> np.ndarray | None:
+        return self._chosen
+
     def agree(self, ids: np.ndarray, records: Records, schema: Schema, key: Key) -> Self:
         cells, target = Cells(self.signal, self.cells, schema), self.target_class(schema)
         if self.form == "adaptive":
-            some = max(1, round(self.estimators * len(ids)))
-            chosen = np.argsort(key.uniforms(ids, 1)[:, 0], kind="stable")[:some]
-            votes = cells.votes(records(np.sort(ids[chosen])))
+            some = self.estimator_count or max(1, round(self.estimators * len(ids)))
+            chosen = np.sort(ids[np.argsort(key.uniforms(ids, 1)[:, 0], kind="stable")[:some]])
+            votes = cells.votes(records(chosen))
             votes[:, target] = -1
-            return self._with(votes.argmax(axis=1))
+            found = self._with(votes.argmax(axis=1))
+            found._chosen = chosen
+            return found
         if self.label != "best":
             return self._with(np.full(cells.count, class_index("label", self.label, schema)))
         return self._with(np.full(cells.count, self._best(*cells.tally(records(ids)), target)))

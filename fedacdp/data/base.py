@@ -89,6 +89,10 @@ class DataSet(Part):
         """Records per user, on average, where the training part has `records`."""
         return records / self.users if self.records is None else float(self.records)
 
+    def of_seed(self, seed: int) -> DataSet:
+        """The data set that a run with this seed uses: itself, unless its records are drawn anew for each seed."""
+        return self
+
     @abstractmethod
     def load(self, folder: Path) -> Source:
         """Read the records, from files in `folder` where the data set has any (ValueError if missing or damaged)."""

@@ -150,21 +150,26 @@ def _chance(name: str, level: str, suv: bool) -> float:
 class CarPopulation(DataSet):
     """Synthetic cars of 18 attributes, one-hot; y is the evaluation Good, Average, Poor or Excellent.
 
-    `rows` cars to train on and `test_rows` to test on are drawn anew for each `draw`; the groups are `Model Type` and
-    `Country`. Source: the population of the experiments of Gauthier, Bach and Jordan 2025, Statistical Collusion by
-    Collectives on Learning Platforms, arXiv 2502.04879, whose own draw is not reproducible. Licence: none needed, the
-    records are made here.
+    `rows` cars to train on and `test_rows` to test on are drawn anew for each `draw`, or with "seed" for each seed of
+    the experiment; the groups are `Model Type` and `Country`. Source: the population of the experiments of Gauthier,
+    Bach and Jordan 2025, Statistical Collusion by Collectives on Learning Platforms, arXiv 2502.04879, whose own draw
+    is not reproducible. Licence: none needed, the records are made here.
     """
 
     name: Literal["car_population"] = "car_population"
     rows: PositiveInt = 100_000
     test_rows: PositiveInt = 10_000
-    draw: NonNegativeInt = 0
+    draw: NonNegativeInt | Literal["seed"] = 0
+
+    def of_seed(self, seed: int) -> CarPopulation:
+        return self.model_copy(update={"draw": seed}) if self.draw == "seed" else self
 
     def load(self, folder: Path) -> Source:
         starts = np.cumsum([0, *map(len, LEVELS)])
         columns = tuple(Column(name, int(at), levels) for name, at, levels in zip(NAMES, starts, LEVELS, strict=False))
         schema = Schema((int(starts[-1]),), LABELS, columns)
+        if self.draw == "seed":
+            raise ValueError('data.draw = "seed": which seed is not known here, see of_seed')
         train, test = (
             draw(rows, Key(self.draw).fold(part)) for part, rows in (("train", self.rows), ("test", self.test_rows))
         )

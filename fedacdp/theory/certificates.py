@@ -41,7 +41,8 @@ class Cells:
 
     outer (K,): P^_outer; mass (K,): what members put there; own (K,) and rivals (K, R): frequencies in D of the label
     that is to win and of those it is to beat; events: delta~ = delta / events; estimators: members whose records chose
-    the label and do not count in n' (3.7); anchor (K,): the cell of g(x) and eta: the assumed margin (3.9).
+    the label and do not count in n' (3.7); anchor (K,): the cell of g(x) and eta: the margin assumed in
+    3.9, None if none is (see `erasing.py`).
     """
 
     outer: np.ndarray
@@ -51,7 +52,7 @@ class Cells:
     events: int
     estimators: int = 0
     anchor: np.ndarray | None = None
-    eta: float = 0.0
+    eta: float | None = 0.0
 
     @property
     def resistance(self) -> np.ndarray:
@@ -101,7 +102,7 @@ def feature_label(natural: np.ndarray, planted: np.ndarray, target: int) -> Cell
     """Theorem 3.3: everyone sends (g(x), y*). outer and mass P^_D~(x~); delta~ = delta / (2 + 2 K + 2 K Y)."""
     natural, planted, n = _tables(natural, planted)
     share = planted.sum(axis=1) / n
-    return Cells(share, share, *_own_and_rivals(natural / n, target), events=2 + 2 * len(natural) + 2 * natural.size)
+    return Cells(share, share, *own_and_rivals(natural / n, target), events=2 + 2 * len(natural) + 2 * natural.size)
 
 
 def feature_only(natural: np.ndarray, planted: np.ndarray, target: int) -> Cells:
@@ -161,7 +162,7 @@ def erasing(natural: np.ndarray, anchor: np.ndarray, eta: float | None = None) -
         raise ValueError("anchor: the signal must be idempotent, g(g(x)) = g(x)")
     natural, _, n = _tables(natural, natural)
     held, modal = natural / n, natural.argmax(axis=1)[anchor]
-    own, rivals = _own_and_rivals(held, modal)
+    own, rivals = own_and_rivals(held, modal)
     reached = np.unique(anchor[natural.sum(axis=1) > 0])
     lead = -(rivals.max(axis=1) - own)[reached].max()
     share, events = held.sum(axis=1), 2 + 2 * len(natural) + 2 * natural.size + natural.size
@@ -206,8 +207,8 @@ def certified(cells: Cells, terms: Terms, members: int) -> float:
 def winning(cells: Cells, terms: Terms, members: int) -> np.ndarray:
     """(K,) bool: the cells that this many members certify.
 
-    In 3.9 both f(x) and f(g(x)) must be the label; the theorem has the second for free, noise or a suboptimal
-    classifier takes that away, and the margin at g(x) is required too.
+    In 3.9 both f(x) and f(g(x)) must be the label; the theorem has the second for free, which noise, a suboptimal
+    classifier or the lack of its assumption takes away: then the margin at g(x) is required too.
     """
     low, high = allowed(cells, terms)
     if not low <= members <= high:
@@ -219,7 +220,7 @@ def winning(cells: Cells, terms: Terms, members: int) -> np.ndarray:
 def allowed(cells: Cells, terms: Terms) -> tuple[int, int]:
     """The smallest and the largest size that the theorem speaks about; no size if the former is larger."""
     low, high = cells.estimators + 1, terms.platform_size
-    if cells.anchor is None:
+    if cells.anchor is None or cells.eta is None:
         return low, high
     least = 2 * np.log(1 / delta_tilde(cells, terms)) / cells.eta**2 if cells.eta > 0 else np.inf
     return (max(low, int(np.ceil(least))), int(np.floor(high - least))) if least < high else (low, 0)
@@ -227,7 +228,8 @@ def allowed(cells: Cells, terms: Terms) -> tuple[int, int]:
 
 def needs_both(cells: Cells, terms: Terms) -> bool:
     """Whether the cell of g(x) must be certified beside that of x."""
-    return cells.anchor is not None and (terms.noise_sd > 0 or terms.suboptimality > 0)
+    free = terms.noise_sd == 0 and terms.suboptimality == 0 and cells.eta is not None
+    return cells.anchor is not None and not free
 
 
 def _tables(natural: np.ndarray, planted: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
@@ -240,7 +242,7 @@ def _tables(natural: np.ndarray, planted: np.ndarray) -> tuple[np.ndarray, np.nd
     return natural, planted, float(planted.sum())
 
 
-def _own_and_rivals(held: np.ndarray, own: int | np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def own_and_rivals(held: np.ndarray, own: int | np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Split (K, Y) into the column `own`, one for all cells or one for each, and the Y - 1 others."""
     cells, labels = held.shape
     mine = np.zeros(held.shape, bool)
