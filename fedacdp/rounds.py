@@ -131,7 +131,7 @@ def gather(parts: Iterable[Partial], size: int, stacked: bool) -> Partial:
     for part in parts:
         total += part.total
         draws += part.draws
-        seen.append(part)
+        seen.append(replace(part, total=seen[0].total))  # or the sums of all chunks would be held
     joined = {name: np.concatenate([getattr(part, name) for part in seen]) for name in EACH if stacked or name != LONG}
     return replace(seen[0], total=total, draws=draws, **joined)
 
