@@ -20,7 +20,7 @@ from safetensors.numpy import save
 
 from fedacdp import bounds
 from fedacdp.config import ConfigError, Experiment, experiment_from
-from fedacdp.derived import derived
+from fedacdp.derived import constructiveness, derived
 from fedacdp.rounds import Row
 
 COLUMNS = [
@@ -132,8 +132,9 @@ def table(folder: Path) -> pd.DataFrame:
     What was measured of the model, as `success` and `accuracy`, has a `success_baseline`, `accuracy_baseline` and so on
     of the same round and group: the same experiment without a collective, with the same random numbers. From both
     follow `accuracy_drop`, `amplification`, `utility` and `persistence`, see `fedacdp.outcomes`, and a
-    `success_ceiling` and a `success_floor`, or why there is none, see `bounds.rows`. ConfigError if there are no runs
-    or a file is damaged.
+    `success_ceiling` and a `success_floor`, or why there is none, see `bounds.rows`. Where two collectives act, and the
+    runs of each alone are there too, `constructiveness` of the group of each. ConfigError if there are no runs or a
+    file is damaged.
     """
     runs = list(finished_runs(folder))
     if not runs:
@@ -153,6 +154,10 @@ def table(folder: Path) -> pd.DataFrame:
         own = rounds[manifest["study"], experiment.run_id]
         baseline = rounds.get((manifest["study"], experiment.baseline.run_id))
         found = derived(own, baseline, experiment.strategy, manifest.get("label_shares", {}))
+        slots = {name: (manifest["study"], one.run_id) for name, one in experiment.alone.items()}
+        alone = {name: rounds[slot] for name, slot in slots.items() if slot in rounds}
+        if alone and baseline is not None:
+            found = pd.concat([found, constructiveness(own, alone, baseline)], ignore_index=True)
         parts.append(found.assign(study=manifest["study"], run_id=experiment.run_id))
     found = pd.concat(parts, ignore_index=True).merge(pd.DataFrame(constants), on=["study", "run_id"])
     found = pd.concat([found.assign(note=""), bounds.rows(found, about)], ignore_index=True)
