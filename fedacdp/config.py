@@ -171,6 +171,11 @@ class Experiment(BaseModel):
         """The same experiment with another strategy."""
         return self._changed(strategy=strategy)
 
+    @property
+    def alone(self) -> dict[str, Experiment]:
+        """Where exactly two collectives act: by the name of each, the same experiment with it alone."""
+        return {name: self._changed(strategy=strategy) for name, strategy in self.strategy.alone.items()}
+
     def with_privacy(self, mechanism: Mechanism) -> Experiment:
         """The same experiment under another mechanism."""
         return self._changed(privacy=mechanism)

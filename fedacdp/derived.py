@@ -84,6 +84,26 @@ def gaps(now: pd.DataFrame, full: pd.DataFrame) -> list[tuple[str, str, float]]:
     return found
 
 
+def constructiveness(own: pd.DataFrame, alone: dict[str, pd.DataFrame], nobody: pd.DataFrame) -> pd.DataFrame:
+    """Rows `constructiveness` like `own`, of the group of each collective in `alone`, in each round where its success
+    was measured with both collectives (`own`), with it alone, and with nobody; none where the last was 0."""
+    found = [own.head(0)]
+    for name, rows in alone.items():
+        parts = [frame[(frame["metric"] == "success") & (frame["group"] == name)] for frame in (own, rows, nobody)]
+        cases = (
+            parts[0]
+            .merge(parts[1], on="round", suffixes=("", "_alone"))
+            .merge(parts[2][["round", "value"]].rename(columns={"value": "nobody"}), on="round")
+        )
+        cases = cases[cases["nobody"] > 0]
+        value = [
+            outcomes.constructiveness(both, one, none)
+            for both, one, none in zip(cases["value"], cases["value_alone"], cases["nobody"], strict=True)
+        ]
+        found.append(cases.assign(metric="constructiveness", value=value)[list(own)])
+    return pd.concat(found, ignore_index=True)
+
+
 def _utilities(rows: pd.DataFrame, metric: str, shares: dict[str, dict[str, float]]) -> pd.DataFrame:
     hits = rows[rows["metric"] == "class_accuracy"]
     found = [rows[(rows["metric"] == "accuracy") & (rows["group"] == "all")].assign(group="platform")]

@@ -21,7 +21,7 @@ from safetensors.numpy import save
 
 from fedacdp import bounds, firms
 from fedacdp.config import ConfigError, Experiment, experiment_from
-from fedacdp.derived import derived
+from fedacdp.derived import constructiveness, derived
 from fedacdp.rounds import Row
 
 COLUMNS = [
@@ -147,7 +147,8 @@ def table(folder: Path) -> pd.DataFrame:
     of the same round and group: the same experiment without a collective, with the same random numbers. From both
     follow `accuracy_drop`, `amplification`, `utility` and `persistence`, see `fedacdp.outcomes`, and a
     `success_ceiling` and a `success_floor`, or why there is none, see `bounds.rows`. From the runs of two firms follows
-    `dlp`, see `firms.rows`. ConfigError if there are no runs or a file is damaged.
+    `dlp`, see `firms.rows`; where two collectives act, and the runs of each alone are there too, `constructiveness` of
+    the group of each. ConfigError if there are no runs or a file is damaged.
     """
     runs = list(finished_runs(folder))
     if not runs:
@@ -168,10 +169,13 @@ def table(folder: Path) -> pd.DataFrame:
     parts = [frame.assign(study=study, run_id=run_id) for (study, run_id), frame in rounds.items()]
     for _, manifest, experiment in runs:
         own = rounds[manifest["study"], experiment.run_id]
-        alone = (manifest["study"], experiment.baseline.run_id)
-        slot = (manifest["study"], experiment.run_id)
-        both = (served[slot], served[alone]) if slot in served and alone in served else None
-        found = derived(own, rounds.get(alone), experiment.strategy, manifest.get("label_shares", {}), both)
+        slot, nobody = (manifest["study"], experiment.run_id), (manifest["study"], experiment.baseline.run_id)
+        both = (served[slot], served[nobody]) if slot in served and nobody in served else None
+        found = derived(own, rounds.get(nobody), experiment.strategy, manifest.get("label_shares", {}), both)
+        slots = {name: (manifest["study"], one.run_id) for name, one in experiment.alone.items()}
+        alone = {name: rounds[slot] for name, slot in slots.items() if slot in rounds}
+        if alone and nobody in rounds:
+            found = pd.concat([found, constructiveness(own, alone, rounds[nobody])], ignore_index=True)
         parts.append(found.assign(study=manifest["study"], run_id=experiment.run_id))
     found = pd.concat(parts, ignore_index=True).merge(pd.DataFrame(constants), on=["study", "run_id"])
     powers = firms.rows(found, {slot: experiment for slot, (experiment, *_) in about.items()})

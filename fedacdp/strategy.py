@@ -160,6 +160,11 @@ class Strategy(Part):
         return self.model_copy(update={"alpha": 0.0})
 
     @property
+    def alone(self) -> dict[str, Self]:
+        """Where exactly two collectives act: by the name of each, the same strategy with nobody in the other."""
+        return {}
+
+    @property
     def stops(self) -> dict[str, int]:
         """The last round of action by group of `success`, for those who stop."""
         return {} if self.stop is None else {"all": self.stop}

@@ -72,6 +72,18 @@ class Several(Strategy):
         return self._with(nobody).model_copy(update={"alpha": 0.0})
 
     @property
+    def alone(self) -> dict[str, Self]:
+        acting = {name for name, strategy in self.collectives.items() if strategy.alpha > 0}
+        if len(acting) != 2:
+            return {}
+        return {
+            name: self._with(
+                {other: s if other == name else s.without_members for other, s in self.collectives.items()}
+            ).model_copy(update={"alpha": round(self.collectives[name].alpha, 12)})
+            for name in acting
+        }
+
+    @property
     def needs(self) -> str | None:
         return next((each.needs for each in self.collectives.values() if each.needs), None)
 

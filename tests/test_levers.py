@@ -15,12 +15,15 @@ from fedacdp.acting import parties
 from fedacdp.config import ConfigError, parts_of
 from fedacdp.data.base import DataSet, Source
 from fedacdp.derived import derived
+from fedacdp.grid import Study
 from fedacdp.keys import Key
+from fedacdp.results import table
 from fedacdp.rounds import act, compute_here, evaluate, first_state, run
 from fedacdp.setting import prepare
 from fedacdp.signals import Cells, Columns
+from fedacdp.study import Quiet, execute, plan
 from fedacdp.users import Column, Examples, Schema
-from tests.conftest import experiment, local
+from tests.conftest import experiment, local, raw_experiment
 
 SCHEMA = Schema((4,), ("bad", "good"), (Column("sex", 0, ("men", "women")), Column("mark", 2, ("no", "yes"))))
 
@@ -491,3 +494,30 @@ def test_who_joins_a_large_collective_comes_from_those_whom_the_other_would_ask_
     assert dealt(0.75, 0.25) == (dealt(0.75, 0.0)[0], joined[10])
     with pytest.raises(ValueError, match="add up to"):
         dealt(0.75, 0.3)
+
+
+def test_the_table_has_constructiveness_where_both_alone_and_nobody_were_run(tmp_path):
+    def study(sizes: list[tuple[float, float]]) -> Study:
+        patch = {"name": "planting", "signal": "patch"}
+        two = [{"a": {**patch, "y_star": 8, "alpha": a}, "b": {**patch, "y_star": 3, "alpha": b}} for a, b in sizes]
+        grid = {"strategy": [{"name": "several", "collectives": each} for each in two]}
+        return Study(name="two", question="?", base=raw_experiment(training__evaluate_every=2), grid=grid)
+
+    def found(sizes: list[tuple[float, float]]) -> pd.DataFrame:
+        folder, tasks = plan(study(sizes), tmp_path, local())
+        assert execute(study(sizes), folder, tasks, local(), compute_here, Quiet()) == 0
+        return table(folder)
+
+    together = found([(0.2, 0.3)])  # and nobody, its baseline
+    assert "constructiveness" not in set(together["metric"])
+    together = found([(0.2, 0.0)])
+    assert set(together[together["metric"] == "constructiveness"]["group"]) == {"a"}
+    rows = found([(0.0, 0.3)])
+    got = rows[rows["metric"] == "constructiveness"].set_index(["round", "group"])["value"]
+    success = rows[rows["metric"] == "success"].set_index(["alpha", "round", "group"])["value"]
+    assert sorted(got.index) == [(2, "a"), (2, "b"), (3, "a"), (3, "b")]
+    for (at, name), value in got.items():
+        nobody, own = success[0.0, at, name], {"a": 0.2, "b": 0.3}[name]
+        assert value == pytest.approx(success[0.5, at, name] / nobody - success[own, at, name] / nobody)
+    assert len(got.unique()) > 1
+    assert set(rows[rows["metric"] == "constructiveness"]["alpha"]) == {0.5}

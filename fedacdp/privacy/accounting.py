@@ -110,6 +110,7 @@ def calibrate(target: float, delta: float, rate: float, count: int) -> float:
     )
 
 
+@lru_cache(maxsize=4096)  # seconds each, and the same for all runs of a mechanism
 def second_opinions(releases: Gaussians, delta: float) -> dict[str, float]:
     """Epsilon by Opacus' RDP and PRV accountants. They know Poisson-sampled Gaussians under add-or-remove only, which
     is what `Gaussians` holds. Opacus' GDP accountant under-reports and is not asked."""
