@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from dataclasses import dataclass
 from typing import Any
@@ -161,9 +160,7 @@ def _seen(setting: Setting) -> Cells | str:
         return Cells(seen.outer, mass, seen.own, seen.rivals, seen.events)
     if play == "naive_unplanting":
         [label] = set(found.labels) - {-1}
-        way = certificates.naive_unplanting(natural, found.planted, target)[label - (label > target)]
-        # As the records choose the label, each but the unwanted one must be bounded from both sides, in D and beyond.
-        return dataclasses.replace(way, events=way.events + 2 * way.rivals.size)
+        return certificates.naive_unplanting(natural, found.planted, target)[label - (label > target)]
     chosen = np.eye(len(schema.classes))[labels]
     assert strategy.estimating is not None
     few = int(setting.federation.sizes[strategy.estimating].sum())

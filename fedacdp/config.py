@@ -17,7 +17,6 @@ from pydantic import (
     ConfigDict,
     Field,
     NonNegativeInt,
-    PositiveFloat,
     PositiveInt,
     SerializeAsAny,
     ValidationError,
@@ -27,10 +26,12 @@ from pydantic import (
 from fedacdp.aggregation.base import Aggregation
 from fedacdp.aggregation.sum import Sum
 from fedacdp.data.base import DataSet, Source
+from fedacdp.faults import explain
 from fedacdp.models.base import Model
-from fedacdp.parts import Part, PartError, discover, parse
+from fedacdp.parts import Part, discover, parse
 from fedacdp.privacy.base import Mechanism, Plan
 from fedacdp.strategy import Strategy
+from fedacdp.training import Training
 
 PARTS: dict[str, tuple[str, type[Part]]] = {
     "data": ("fedacdp.data", DataSet),
@@ -53,47 +54,6 @@ def parts_of(field: str) -> dict[str, type[Part]]:
 
 def _part(field: str) -> BeforeValidator:
     return BeforeValidator(lambda value: parse(field, *PARTS[field], value))
-
-
-class Training(BaseModel):
-    """How the platform trains: T rounds on Poisson cohorts, and each user's plain SGD.
-
-    Exactly one of local_steps and local_epochs; batch = "full" takes all of a user's records at each step. The server
-    adds server_lr * (sum of updates) / (sampling_prob * users) to the model. Where the model learns by counts, rounds
-    and sampling_prob are all there is: counts take no steps. Where it learns by ratings, local steps are of all ratings
-    of a user, and the server's step is that of the model.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-    rounds: PositiveInt
-    sampling_prob: float = Field(gt=0, le=1)
-    local_steps: PositiveInt | None = None
-    local_epochs: PositiveInt | None = None
-    batch: PositiveInt | Literal["full"] = "full"
-    local_lr: float | None = Field(default=None, ge=0)
-    server_lr: PositiveFloat = 1.0
-    evaluate_every: PositiveInt = 1
-
-    def check(self, learns_by: str) -> None:
-        """ValueError, naming the field, if this is not how a model learns by "gradients", "counts" or "ratings"."""
-        if learns_by == "counts":
-            for name in ("local_steps", "local_epochs", "local_lr", "batch", "server_lr"):
-                value = getattr(self, name)
-                if value != Training.model_fields[name].default:
-                    raise ValueError(f"training.{name} = {value}: counts take no steps; leave it out")
-            return
-        if learns_by == "ratings":
-            if self.local_epochs is not None:
-                raise ValueError(f"training.local_epochs = {self.local_epochs}: ratings take local_steps")
-            if self.batch != "full":
-                raise ValueError(
-                    f"training.batch = {self.batch}: ratings take all of a user's at each step; leave it out"
-                )
-        if (self.local_steps is None) == (self.local_epochs is None):
-            given = "neither" if self.local_steps is None else "both"
-            raise ValueError(f"training.local_steps, local_epochs: exactly one must be given, not {given}")
-        if self.local_lr is None:
-            raise ValueError("training.local_lr: must be given")
 
 
 class Experiment(BaseModel):
@@ -161,6 +121,11 @@ class Experiment(BaseModel):
     def run_id(self) -> str:
         """Twelve hexadecimal digits of the SHA-256 of the canonical form."""
         return hashlib.sha256(self.text.encode()).hexdigest()[:12]
+
+    @property
+    def kind(self) -> str:
+        """What repetitions of the experiment have in common: the canonical form without the seed."""
+        return json.dumps(json.loads(self.text) | {"seed": None}, sort_keys=True)
 
     @property
     def baseline(self) -> Experiment:
@@ -245,35 +210,3 @@ def experiment_from(raw: dict[str, Any]) -> Experiment:
         return Experiment.model_validate(raw)
     except ValidationError as error:
         raise ConfigError("; ".join(explain(error, Experiment))) from None
-
-
-def explain(error: ValidationError, model: type[BaseModel], prefix: tuple[str, ...] = ()) -> list[str]:
-    """Each fault of a ValidationError as `field = value: what is allowed`."""
-    lines = []
-    for fault in error.errors(include_url=False):
-        place = prefix + tuple(str(step) for step in fault["loc"])
-        inner = fault.get("ctx", {}).get("error")
-        if isinstance(inner, PartError):
-            lines += explain(inner.error, inner.part, place)
-        elif fault["type"] == "extra_forbidden":
-            owner = _owner(model, fault["loc"][:-1])
-            allowed = f"; allowed: {', '.join(owner.model_fields)}" if owner else ""
-            lines.append(f"{'.'.join(place)} = {fault['input']!r}: unknown key{allowed}")
-        elif fault["type"] == "missing":
-            lines.append(f"{'.'.join(place)}: must be given")
-        elif fault["type"] == "value_error" and (not fault["loc"] or isinstance(fault["input"], dict)):
-            lines.append(".".join((*place, str(inner))))
-        else:
-            message = str(inner) if inner is not None else fault["msg"]
-            lines.append(f"{'.'.join(place)} = {fault['input']!r}: {message}")
-    return [" ".join(line.split()) for line in lines]
-
-
-def _owner(model: type[BaseModel], path: tuple[int | str, ...]) -> type[BaseModel] | None:
-    """The model that holds the field at `path`, if it can be told."""
-    for step in path:
-        field = model.model_fields.get(str(step))
-        if field is None or not (isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)):
-            return None
-        model = field.annotation
-    return model

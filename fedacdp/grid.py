@@ -11,7 +11,8 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from fedacdp.config import ConfigError, Experiment, experiment_from, explain
+from fedacdp.config import ConfigError, Experiment, experiment_from
+from fedacdp.faults import explain
 
 
 class Study(BaseModel):

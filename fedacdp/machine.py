@@ -10,7 +10,8 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from fedacdp.config import ConfigError, Execution, Experiment, explain
+from fedacdp.config import ConfigError, Execution, Experiment
+from fedacdp.faults import explain
 
 JOBS_PER_CORE = 16
 """A run in flight is a thread of this process: most of its time it waits for nodes, but rounds end on these cores, and

@@ -76,8 +76,8 @@ def plan(study: Study, out: Path, execution: Execution) -> tuple[Path, list[Task
     tasks = [Task(e, folder / e.run_id, "baseline") for e in baselines.values()]
     tasks += [Task(e, folder / e.run_id, "run") for e in sorted(experiments, key=lambda e: e.strategy.alpha > 0)]
     left = [task for task in tasks if not _is_done(task)]
-    for task in left:
-        prepare(task.experiment, execution)
+    for experiment in {task.experiment.kind: task.experiment for task in left}.values():
+        prepare(experiment, execution)  # a seed makes nothing right or wrong
     return folder, left
 
 

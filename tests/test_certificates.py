@@ -65,7 +65,7 @@ def test_delta_is_shared_among_the_events_of_each_theorem():
     erased = ct.erasing(np.ones((6, 3)), np.zeros(6, int))
     assert ct.delta_tilde(erased, PAPER) == pytest.approx(0.05 / (2 + 2 * 6 + 3 * 18), rel=1e-12)
     naive = ct.naive_unplanting(NATURAL, PLANTED, EXCELLENT)
-    assert [cells.events for cells in naive] == [52 - 2 + 2 * 3] * 3
+    assert [cells.events for cells in naive] == [52 - 2 + 2 * 3 + 2 * 5 * 3] * 3
 
 
 def test_the_masses_of_the_car_population_are_the_derived_ones():

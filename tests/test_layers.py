@@ -26,7 +26,7 @@ LAYERS = [
         "child",
         "fleet",
     },
-    {"config", "grid", "local", "machine", "acting"},
+    {"config", "training", "faults", "grid", "local", "machine", "acting"},
     {"rounds", "setting", "ranking", "bounds", "contradictions", "certified"},
     {"results", "tasks", "memory", "checkpoint", "derived", "firms"},
     {"nodes", "study"},

@@ -6,7 +6,7 @@ import torch
 from scipy import stats
 from torch.nn import functional as F
 
-from fedacdp.config import Training, parts_of
+from fedacdp.config import parts_of
 from fedacdp.keys import Key
 from fedacdp.local import general, train_users
 from fedacdp.local.batches import poisson, shuffled
@@ -14,6 +14,7 @@ from fedacdp.local.dual import DualLayer, pays
 from fedacdp.local.opacus import torch_generator, train_with_opacus
 from fedacdp.models.base import Network
 from fedacdp.privacy.base import ExampleRule
+from fedacdp.training import Training
 from tests.conftest import block
 
 KEY = Key(3).fold("test")

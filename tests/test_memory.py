@@ -20,7 +20,7 @@ import os, resource, sys
 import numpy as np
 import torch
 from torch import nn
-from fedacdp.config import Training
+from fedacdp.training import Training
 from fedacdp.keys import Key
 from fedacdp.local import train_users, training_bytes
 from fedacdp.models.base import Net

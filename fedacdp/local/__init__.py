@@ -22,7 +22,7 @@ from fedacdp.privacy.randomised_response import Response
 from fedacdp.users import Users
 
 if TYPE_CHECKING:
-    from fedacdp.config import Training
+    from fedacdp.training import Training
 
 
 _CACHE = 2**24

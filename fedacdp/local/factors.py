@@ -13,7 +13,7 @@ from fedacdp.models.matrix_factorization import WEIGHT, Factors
 from fedacdp.users import Users
 
 if TYPE_CHECKING:
-    from fedacdp.config import Training
+    from fedacdp.training import Training
 
 
 class Ratings(NamedTuple):

@@ -118,11 +118,13 @@ def feature_only(natural: np.ndarray, planted: np.ndarray, target: int) -> Cells
 def naive_unplanting(natural: np.ndarray, planted: np.ndarray, unwanted: int) -> list[Cells]:
     """Naive unplanting: Theorem 3.3 for each label y' other than the unwanted one, in the order of labels.
 
-    The collective may pick the best of them: the two outer events count for each, 2 (Y - 1), a correction derived here.
+    The collective may pick the best of them by its records. Then the two outer events count for each, 2 (Y - 1), and
+    each label that may be the target or a rival must be bounded from both sides, among members and others: 2 K (Y - 1)
+    events more. Derived here.
     """
     labels = natural.shape[1]
     found = [feature_label(natural, planted, other) for other in range(labels) if other != unwanted]
-    extra = 2 * (labels - 2)
+    extra = 2 * (labels - 2) + 2 * len(natural) * (labels - 1)
     return [Cells(cells.outer, cells.mass, cells.own, cells.rivals, cells.events + extra) for cells in found]
 
 
