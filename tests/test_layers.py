@@ -27,7 +27,7 @@ LAYERS = [
         "fleet",
     },
     {"config", "training", "faults", "grid", "local", "machine", "acting"},
-    {"rounds", "setting", "ranking", "bounds", "contradictions", "certified"},
+    {"labels", "rounds", "setting", "ranking", "bounds", "contradictions", "certified"},
     {"results", "tasks", "memory", "checkpoint", "derived", "firms"},
     {"nodes", "study"},
     {"report", "display", "flower", "plan", "cells"},

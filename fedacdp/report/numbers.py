@@ -15,7 +15,8 @@ from scipy import stats
 
 from fedacdp import bounds, contradictions
 from fedacdp.config import ConfigError, Experiment
-from fedacdp.results import finished_runs, settings, table
+from fedacdp.labels import settings
+from fedacdp.results import finished_runs, table
 
 Key = tuple[str, str]
 """A metric and its group."""
