@@ -58,10 +58,12 @@ class ExampleRule:
 
 
 class Noise(NamedTuple):
-    """A noise vector (P,) float64, and how many noise vectors of the mechanism it stands for."""
+    """A noise vector (P,) float64, how many draws of noise of the mechanism it stands for, the next included, and the
+    noise on a count that the mechanism releases beside the sum."""
 
     vector: np.ndarray
     draws: int
+    on_count: float = 0.0
 
 
 class Mechanism(Part):
