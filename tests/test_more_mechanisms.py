@@ -1,5 +1,6 @@
 """Adaptive clipping, correlated noise, noise in shares and forecasts do what they are charged for."""
 
+import dataclasses
 import itertools
 import math
 
@@ -7,6 +8,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from fedacdp.checkpoint import Checkpoint
 from fedacdp.config import ConfigError, parts_of
 from fedacdp.keys import Key
 from fedacdp.privacy.accounting import Gaussians
@@ -115,3 +117,156 @@ def test_the_noise_on_the_count_has_the_size_that_is_charged():
     draws = [found.sum_noise(9, 1, round, np.ones(1), Key(1)).on_count for round in range(2000)]
     assert within(draws, 3.0)
     assert not within(draws, 3.0 / 1.2)
+
+
+# Correlated noise
+
+
+def strategy_matrix(factor, rounds, bands):
+    """C, a column for each round, and A C^-1, which makes the noise on prefix sums of independent noise, from scratch."""
+    prefix = np.tril(np.ones((rounds, rounds)))
+    if factor == "banded":
+        column = np.array([math.comb(2 * lag, lag) / 4**lag for lag in range(bands)] + [0.0] * rounds)[:rounds]
+        c = np.array([[column[i - j] if i >= j else 0.0 for j in range(rounds)] for i in range(rounds)])
+        c /= np.linalg.norm(column[:bands])
+        return c, prefix @ np.linalg.inv(c)
+    blocks = [
+        (first, first + 2**h) for h in range(rounds.bit_length()) for first in range(0, rounds - 2**h + 1, 2 ** (h + 1))
+    ]
+    c = np.array([[float(first <= round < last) for round in range(rounds)] for first, last in blocks])
+    b = np.zeros((rounds, len(blocks)))
+    for t in range(1, rounds + 1):
+        reached = 0
+        while reached < t:  # the largest block that starts where the last one ended
+            first, last = max(block for block in blocks if block[0] == reached and block[1] <= t)
+            b[t - 1, blocks.index((first, last))], reached = 1.0, last
+    np.testing.assert_array_equal(b @ c, prefix)
+    return c, b
+
+
+MATRICES = [("tree", 1), ("banded", 1), ("banded", 4)]
+
+
+@pytest.mark.parametrize(("factor", "bands"), MATRICES)
+def test_the_noise_on_prefix_sums_has_the_covariance_of_the_factorisation(factor, bands):
+    rounds, size = 13, 20_000
+    found = mechanism("central_matrix", factor=factor, separation=bands, noise_multiplier=1.3, clip_norm=0.7)
+    memory, steps = found.first_memory(PLAN, size), []
+    for round in range(1, rounds + 1):
+        noise = found.sum_noise(9, size, round, memory, Key(3))
+        memory = found.next_memory(memory, np.zeros(9), noise, PLAN, round, Key(4))
+        steps.append(noise.vector / (1.3 * 0.7))
+    _, b = strategy_matrix(factor, rounds, bands)
+
+    def agrees(rows):
+        sums, expected = np.cumsum(rows, axis=0), b @ b.T
+        variance = np.diag(expected)
+        spread = np.sqrt((np.outer(variance, variance) + expected**2) / size)
+        return (np.abs(sums @ sums.T / size - expected) < 5.8 * spread).all()  # 1e-6 over 91 entries
+
+    assert agrees(steps)
+    independent = np.array([Key(8).fold(row).rng().normal(0.0, np.std(step), size) for row, step in enumerate(steps)])
+    assert agrees(independent) == (bands == 1 and factor == "banded")
+    swapped = [*steps[:4], steps[5], steps[4], *steps[6:]]
+    assert agrees(swapped) == (bands == 1 and factor == "banded")
+
+
+@pytest.mark.parametrize(("rounds", "times", "separation"), [(9, 3, 1), (12, 2, 1), (16, 8, 2), (13, 4, 3), (16, 4, 4)])
+@pytest.mark.parametrize("factor", ["tree", "banded"])
+def test_no_user_moves_more_than_the_sensitivity_however_it_takes_part(factor, rounds, times, separation):
+    """Against every set of rounds that the sampler allows; updates that are all alike move the most, as C is positive."""
+    plan = Plan(1000, 1.0, rounds, 1, 1.0, 1.0)
+    found = mechanism("central_matrix", plan, factor=factor, separation=separation, max_messages=times)
+    c, _ = strategy_matrix(factor, rounds, separation)
+    worst = 0.0
+    for chosen in itertools.combinations(range(rounds), found.message_limit(plan)):
+        if all(b - a >= separation for a, b in itertools.pairwise(chosen)):
+            worst = max(worst, float(np.linalg.norm(c[:, list(chosen)].sum(axis=1))))
+    bound = found.sensitivity(plan)
+    assert worst <= bound * (1 + 1e-9)
+    exact = factor == "banded" or separation in (1, 2, 4)
+    assert bound == pytest.approx(worst, rel=1e-9 if exact else 0.25)
+    assert found.releases(plan).mu == pytest.approx(bound)
+
+
+@pytest.mark.parametrize(("z", "rounds", "golden"), [(1.0, 16, 12.3017), (4.0, 100, 2.9585)])
+def test_one_pass_over_a_tree_costs_no_more_than_the_accountant_of_trees_says(z, rounds, golden):
+    from dp_accounting import NeighboringRelation, SingleEpochTreeAggregationDpEvent
+    from dp_accounting.rdp import RdpAccountant
+
+    plan = Plan(1000, 0.1, rounds, 1, 1.0, 1.0)
+    found = mechanism("central_matrix", plan, noise_multiplier=z, max_messages=1)
+    assert found.sensitivity(plan) == pytest.approx(math.sqrt(math.ceil(math.log2(rounds + 1))))
+    accountant = RdpAccountant(neighboring_relation=NeighboringRelation.REPLACE_SPECIAL)
+    renyi = accountant.compose(SingleEpochTreeAggregationDpEvent(z, rounds)).get_epsilon(1e-5)
+    assert renyi == pytest.approx(golden, rel=1e-4)
+    exact = found.guarantee(plan)
+    assert 0.85 * renyi < exact.epsilon <= renyi
+    assert exact.adjacency == "replace_special"
+
+
+def test_bands_leave_less_noise_on_the_model_than_independent_noise_at_the_same_epsilon():
+    plan, spreads = Plan(1000, 0.01, 64, 1, 1.0, 1.0), {}
+    for bands in (1, 8):
+        found = mechanism("central_matrix", plan, factor="banded", separation=8, bands=bands, epsilon=2.0)
+        _, b = strategy_matrix("banded", 64, bands)
+        spreads[bands] = found.multiplier * math.sqrt((b**2).sum() / 64)
+    assert spreads[8] < 0.75 * spreads[1]
+
+
+@pytest.mark.parametrize("participation", ["minimum", "fixed"])
+def test_the_separation_and_the_number_of_times_are_enforced(participation):
+    privacy = {"name": "central_matrix", "separation": 3, "participation": participation, "max_messages": 2}
+    training = {"rounds": 14, "sampling_prob": 0.3, "local_steps": 1, "local_lr": 0.0, "evaluate_every": 14}
+    setting = prepare(small(privacy, training=training), local())
+    last, times, gaps, sizes = np.zeros(60, int), np.zeros(60, int), [], []
+    for state, row in run(setting, local(), compute_here):
+        came = state.messages > times
+        gaps += list(row.round - last[came & (last > 0)])
+        last[came], times = row.round, state.messages.copy()
+        sizes.append(int(came.sum()))
+        if participation == "fixed":
+            assert (np.flatnonzero(came) % 3 == (row.round - 1) % 3).all()
+    assert times.max() == 2
+    assert min(gaps) == 3
+    assert sizes[0] > 5
+    assert gaps == [gap for gap in gaps if participation == "minimum" or gap % 3 == 0]
+
+
+REMEMBERING = [
+    {"name": "central_adaptive", "clip_lr": 2.0},
+    {"name": "central_matrix", "separation": 2},
+    {"name": "central_matrix", "factor": "banded", "separation": 3},
+    {"name": "central_matrix", "factor": "banded", "separation": 2, "participation": "fixed"},
+]
+
+
+@pytest.mark.parametrize("privacy", REMEMBERING)
+def test_what_a_mechanism_remembers_survives_an_interruption(privacy, tmp_path):
+    training = {"rounds": 6, "sampling_prob": 0.4, "local_steps": 1, "local_lr": 0.1}
+    setting = prepare(small(privacy, training=training), local())
+    whole = list(run(setting, local(), compute_here))
+    checkpoint = Checkpoint(tmp_path)
+    checkpoint.save(whole[2][0], [row for _, row in whole[:3]])
+    kept, _ = checkpoint.load()
+    *_, (resumed, _) = run(setting, local(), compute_here, kept)
+    for name in ("parameters", "memory", "messages", "last"):
+        np.testing.assert_array_equal(getattr(resumed, name), getattr(whole[-1][0], name))
+    forgetting = dataclasses.replace(kept, memory=whole[0][0].memory, last=whole[0][0].last)
+    *_, (other, _) = run(setting, local(), compute_here, forgetting)
+    assert not np.array_equal(other.parameters, resumed.parameters)
+
+
+@pytest.mark.parametrize(
+    ("privacy", "message"),
+    [
+        ({"bands": 2, "separation": 2}, 'bands = 2: a tree has none; leave it out, or take factor = "banded"'),
+        ({"factor": "banded", "bands": 3, "separation": 2}, "bands = 3: must not exceed separation = 2"),
+        ({"participation": "fixed", "separation": 3}, "separation = 3: .* must be at most 2, or participation"),
+        ({"separation": 0}, r"privacy\.separation = 0"),
+    ],
+)
+def test_correlated_noise_that_cannot_be_is_refused(privacy, message):
+    with pytest.raises(ConfigError, match=message) as caught:
+        prepare(small({"name": "central_matrix", **privacy}), local())
+    assert "\n" not in str(caught.value)

@@ -109,6 +109,11 @@ class Mechanism(Part):
         """The chance to be sampled in a round: of every user, or (N,) of each."""
         return plan.sampling_prob
 
+    def eligible(self, last: np.ndarray, round: int) -> np.ndarray:
+        """Who may be sampled in a round, (N,) bool, from the round in which each user was sampled last, (N,) int32, 0
+        for never."""
+        return np.ones(len(last), dtype=bool)
+
     def first_memory(self, plan: Plan, size: int) -> np.ndarray:
         """What lives between rounds beside the model of P = `size` parameters, before the first, (M,) float64."""
         return np.zeros(0)
