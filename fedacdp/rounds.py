@@ -94,7 +94,9 @@ def run(
         noise = mechanism.sum_noise(int(came.noisy.sum()), size, round, state.memory, key.fold("sum_noise"))
         if noise is not None:
             total = total + noise.vector
-        parameters = setting.net.moved(state.parameters, total, training.server_lr, plan.cohort)
+        aborted, parameters = mechanism.aborts(len(came.ids)), state.parameters
+        if not aborted:
+            parameters = setting.net.moved(state.parameters, total, training.server_lr, plan.cohort)
 
         messages, last = state.messages.copy(), state.last.copy()
         messages[ids] += 1
@@ -105,6 +107,8 @@ def run(
         if not np.isfinite(parameters).all() or (len(came.ids) and not came.factors.any()):
             raise Diverged(f"the model, or every update, stopped being finite in round {round}")
         values = metrics.cohort(len(ids), came.norms, came.factors, came.acting, weights, now.clip)
+        if aborted:
+            values.append(("aborted", "all", 1.0))
         if round % training.evaluate_every == 0 or round == training.rounds:
             values += evaluate(setting, parameters, round)
         yield state, Row(round, time.perf_counter() - began, values)

@@ -3,14 +3,17 @@
 import dataclasses
 import itertools
 import math
+from typing import Literal
 
 import numpy as np
 import pytest
 from scipy import stats
 
+from fedacdp.aggregation.base import Aggregation, Combined
 from fedacdp.checkpoint import Checkpoint
 from fedacdp.config import ConfigError, parts_of
 from fedacdp.keys import Key
+from fedacdp.privacy import accounting
 from fedacdp.privacy.accounting import Gaussians
 from fedacdp.privacy.base import Plan
 from fedacdp.rounds import compute_here, run
@@ -123,7 +126,7 @@ def test_the_noise_on_the_count_has_the_size_that_is_charged():
 
 
 def strategy_matrix(factor, rounds, bands):
-    """C, a column for each round, and A C^-1, which makes the noise on prefix sums of independent noise, from scratch."""
+    """C, a column for each round, and A C^-1, which makes independent noise that of prefix sums, from scratch."""
     prefix = np.tril(np.ones((rounds, rounds)))
     if factor == "banded":
         column = np.array([math.comb(2 * lag, lag) / 4**lag for lag in range(bands)] + [0.0] * rounds)[:rounds]
@@ -174,7 +177,7 @@ def test_the_noise_on_prefix_sums_has_the_covariance_of_the_factorisation(factor
 @pytest.mark.parametrize(("rounds", "times", "separation"), [(9, 3, 1), (12, 2, 1), (16, 8, 2), (13, 4, 3), (16, 4, 4)])
 @pytest.mark.parametrize("factor", ["tree", "banded"])
 def test_no_user_moves_more_than_the_sensitivity_however_it_takes_part(factor, rounds, times, separation):
-    """Against every set of rounds that the sampler allows; updates that are all alike move the most, as C is positive."""
+    """Against every set of rounds that the sampler allows; updates all alike move the most, as C is positive."""
     plan = Plan(1000, 1.0, rounds, 1, 1.0, 1.0)
     found = mechanism("central_matrix", plan, factor=factor, separation=separation, max_messages=times)
     c, _ = strategy_matrix(factor, rounds, separation)
@@ -270,3 +273,127 @@ def test_correlated_noise_that_cannot_be_is_refused(privacy, message):
     with pytest.raises(ConfigError, match=message) as caught:
         prepare(small({"name": "central_matrix", **privacy}), local())
     assert "\n" not in str(caught.value)
+
+
+# Noise in shares
+
+
+def shares(privacy=None, **changes):
+    training = {"rounds": 8, "sampling_prob": 0.5, "local_steps": 1, "local_lr": 0.0}
+    privacy = {"name": "distributed", "noise_multiplier": 1.7, "max_messages": 8, **(privacy or {})}
+    return prepare(small(privacy, training=training, **changes), local())
+
+
+def opened(setting):
+    """The noise on the sum of each round, in units of the accounted one, beside the messages that carry any."""
+    before, found, sent = setting.net.initial(setting.key.fold("initial")).astype(float), [], 0
+    for state, _ in run(setting, local(), compute_here):
+        step = (state.parameters - before) * setting.plan.cohort / setting.mechanism.sigma
+        found.append((step, state.sent - sent))
+        before, sent = state.parameters.astype(float), state.sent
+    return found
+
+
+def test_the_sum_carries_the_accounted_noise_when_as_many_as_are_assumed_drop_out_or_collude():
+    assumed = {"cohort": 20, "dropouts": 6, "colluders": 4}
+    setting = shares(assumed, strategy__alpha=0.0)
+    for step, count in opened(setting):
+        assert count >= 14
+        assert within(step, math.sqrt(count / 10))  # every message that came carries sigma^2 / (20 - 6 - 4)
+        assert not within(step, math.sqrt(count / 20))  # shares that forget who may be missing
+    share = setting.mechanism.share
+    assert share * math.sqrt(20 - 6 - 4) == pytest.approx(setting.mechanism.sigma)
+    assert setting.mechanism.releases(setting.plan) == Gaussians(1.7, 1.0, 8)
+
+
+def test_members_who_leave_out_their_noise_thin_that_of_all_and_the_guarantee_says_so():
+    deviating = {"name": "planting", "alpha": 0.4, "y_star": 8, "signal": "patch", "protocol": "skips_noise"}
+    setting = shares({"cohort": 20, "colluders": 4}, strategy=deviating)
+    honest = [count for _, count in opened(setting)]
+    assert max(honest) < 30
+    assert all(within(step, math.sqrt(count / 16)) for step, count in opened(setting))
+    [warning] = setting.guarantee.warnings
+    assert "more than the 4 colluders that are assumed: nothing is guaranteed" in warning
+    few = shares({"cohort": 20, "colluders": 4}, strategy={**deviating, "alpha": 0.1}).guarantee  # 6 members
+    assert "up to 6 messages" in few.warnings[0]
+    thinned = accounting.epsilon(Gaussians(1.7 * math.sqrt(14 / 16), 1.0, 8), 1e-5)
+    assert few.warnings[0].endswith(f"epsilon may be {thinned:.3g} instead")
+    assert thinned > few.epsilon
+    covered = shares({"cohort": 20, "colluders": 6}, strategy={**deviating, "alpha": 0.1})
+    assert covered.guarantee.warnings == ()
+    compliant = shares({"cohort": 20}, strategy={**deviating, "protocol": "compliant"})
+    assert compliant.guarantee.warnings == ()
+
+
+def test_a_round_of_too_few_messages_opens_nothing_and_is_charged():
+    setting = shares({"cohort": 30}, strategy__alpha=0.0)
+    before, given_up = setting.net.initial(setting.key.fold("initial")), []
+    for state, row in run(setting, local(), compute_here):
+        found = {metric: value for metric, group, value in row.values if group == "all"}
+        given_up.append(found.get("aborted", 0.0) == 1.0)
+        assert given_up[-1] == (found["messages"] < 30) == np.array_equal(state.parameters, before)
+        before = state.parameters
+    assert 0 < sum(given_up) < 8
+    assert state.draws == setting.mechanism.draws(setting.plan, state.sent)
+    assert state.messages.sum() == state.sent
+    assert "given up with probability 0.4" in setting.guarantee.warnings[0]
+    assert not shares({"cohort": 14}).guarantee.warnings
+
+
+def test_those_who_strike_count_as_missing():
+    strike = {"name": "strike", "alpha": 0.5}
+    assert any(np.array_equal(step, 0 * step) for step, _ in opened(shares({"cohort": 20}, strategy=strike)))
+    enough = opened(shares({"cohort": 20, "dropouts": 14}, strategy=strike))
+    assert not any(np.array_equal(step, 0 * step) for step, _ in enough)
+    assert all(within(step, math.sqrt(count / 6)) for step, count in enough)
+
+
+@pytest.mark.parametrize(
+    ("privacy", "message"),
+    [
+        ({"colluders": 70}, r"privacy\.colluders = 70: must not exceed the number of users, 60"),
+        ({"cohort": 61}, r"privacy\.cohort = 61: must not exceed the number of users, 60"),
+        (
+            {"cohort": 9, "dropouts": 4, "colluders": 5},
+            "dropouts = 4, colluders = 5: .* fewer than cohort = 9",
+        ),
+        ({"colluders": -1}, r"privacy\.colluders = -1"),
+    ],
+)
+def test_more_missing_or_colluding_users_than_there_are_is_refused(privacy, message):
+    with pytest.raises(ConfigError, match=message) as caught:
+        shares(privacy)
+    assert "\n" not in str(caught.value)
+
+
+def test_the_default_cohort_is_there_in_999_of_1000_last_rounds():
+    plan = Plan(5000, 0.1, 60, 1, 1.0, 1.0)
+    found = mechanism("distributed", plan)
+    limit, sizes = found.message_limit(plan), []
+    for run_ in range(300):
+        rng = Key(2).fold(run_).rng()
+        sent = np.minimum(rng.binomial(plan.rounds - 1, plan.sampling_prob, plan.users), limit)
+        sizes.append(int(((rng.random(plan.users) < plan.sampling_prob) & (sent < limit)).sum()))
+    assert sum(size < found.cohort for size in sizes) <= 6  # binomial(300, 0.001) above that: 1e-7
+    assert found.cohort > 0.75 * np.mean(sizes)
+
+
+class Middle(Aggregation):
+    """A rule that needs single messages."""
+
+    name: Literal["middle"] = "middle"
+
+    def combine(self, messages, ids, cohort, memory):
+        return Combined(np.median(messages, axis=0) * cohort, np.ones(len(ids)), memory)
+
+
+@pytest.mark.parametrize("name", ["central_adaptive", "central_matrix", "distributed"])
+def test_noise_on_sums_is_refused_where_single_messages_are_used(name):
+    with pytest.raises(ConfigError, match=rf"'middle': {name} adds its noise to the sum.*take local_update$"):
+        small({"name": name}, aggregation=Middle())
+
+
+@pytest.mark.parametrize("name", ["central_adaptive", "central_matrix"])
+def test_members_cannot_leave_out_noise_that_they_do_not_add(name):
+    with pytest.raises(ConfigError, match=rf"strategy\.protocol = 'skips_noise': with {name} users add no noise"):
+        small({"name": name}, strategy__protocol="skips_noise")

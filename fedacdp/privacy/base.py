@@ -140,6 +140,10 @@ class Mechanism(Part):
         in all rounds."""
         return None
 
+    def aborts(self, messages: int) -> bool:
+        """Whether a round in which so many messages came is given up: charged, but nothing of it is released."""
+        return False
+
     def next_memory(
         self, memory: np.ndarray, norms: np.ndarray, noise: Noise | None, plan: Plan, round: int, key: Key
     ) -> np.ndarray:
@@ -149,6 +153,10 @@ class Mechanism(Part):
     def draws(self, plan: Plan, messages: int) -> int:
         """How many noise vectors a whole run in which `messages` messages should carry noise must have drawn."""
         return 0
+
+    def weakened(self, plan: Plan, deviating: int) -> tuple[str, ...]:
+        """Warnings where so many users who leave out their own noise take from what `guarantee` promises to others."""
+        return ()
 
     def guarantee(self, plan: Plan) -> Guarantee:
         """The guarantee of a whole run of `plan`."""

@@ -9,7 +9,7 @@ from typing import Any
 from fedacdp.privacy.guarantee import OBSERVERS
 from fedacdp.report.numbers import Estimate, Key, Setting, StudyResults
 
-_WHERE = {"model_holder": "central privacy", "server": "local privacy"}
+_WHERE = {"model_holder": "central privacy", "sum": "distributed privacy", "server": "local privacy"}
 
 
 def percent(value: float, digits: int = 1) -> str:
