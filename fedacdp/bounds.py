@@ -46,7 +46,7 @@ def no_ceiling(experiment: Experiment) -> str | None:
         return "members who leave out their noise are not bounded by what honest messages would be"
     if experiment.aggregation.needs_messages:
         return f"the server does not add messages up ({experiment.aggregation.name})"
-    if privacy.name not in ("central", "local_update"):
+    if privacy.name not in ("central", "central_adaptive", "local_update"):
         return f"no ceiling is known for {privacy.name}"
     each = [strategy, *getattr(strategy, "collectives", {}).values()]
     if privacy.name == "local_update" and any(type(s).participates is not Strategy.participates for s in each):
@@ -58,8 +58,9 @@ def shifts(experiment: Experiment, noise_multiplier: float, rounds: pd.DataFrame
     """After each round, how far apart in Gaussian DP the collective can have moved the models so far.
 
     rounds: a run's rows. From the members who acted, the updates sent and the users sampled, as they were logged
-    (`ceilings.central_shift`, `ceilings.local_mean_shift`: the server sees the sum alone). ValueError where
-    `no_ceiling`.
+    (`ceilings.central_shift`, `ceilings.local_mean_shift`: the server sees the sum alone). The count that adapts a clip
+    norm is charged in the noise multiplier, and a member moves it as it does the sum: by one unit of its sensitivity
+    when missing, by two when changed. ValueError where `no_ceiling`.
     """
     reason = no_ceiling(experiment)
     if reason is not None:
@@ -70,7 +71,7 @@ def shifts(experiment: Experiment, noise_multiplier: float, rounds: pd.DataFrame
     acting, sent, sampled = (
         by_round[name].to_numpy() for name in (("messages", "acting"), ("messages", "all"), ("cohort_size", "all"))
     )
-    if experiment.privacy.name == "central":
+    if experiment.privacy.observer == "model_holder":
         each = [
             ceilings.central_shift(acting[[t]], noise_multiplier, (sampled - sent)[[t]]) for t in range(len(by_round))
         ]

@@ -11,7 +11,7 @@ from fedacdp.results import write
 from fedacdp.rounds import Row, State
 from fedacdp.wire import pack, unpack
 
-_ARRAYS = ("parameters", "messages", "memory", "server")
+_ARRAYS = ("parameters", "messages", "memory", "server", "last")
 
 
 class Checkpoint:

@@ -100,7 +100,7 @@ class Experiment(BaseModel):
         if rule.needs_messages and self.model.learns_by != "gradients":
             raise ValueError(f"aggregation.name = {rule.name!r}: {self.model.name} can only be learnt from sums")
         if rule.needs_messages and not privacy.on_messages:
-            remedy = 'noise_per = "message"' if privacy.own_noise else "local_update"
+            remedy = 'noise_per = "message"' if privacy.name == "local_update" else "local_update"
             raise ValueError(
                 f"aggregation.name = {rule.name!r}: {privacy.name} adds its noise to the sum of messages, and how far "
                 f"one message moves another rule's outcome is not known; take {remedy}"

@@ -15,6 +15,7 @@ ONLY_OWN = (
     "update_norm",
     "effective_share",
     "clip_norm",
+    "aborted",
     "class_accuracy",
 )
 """Metrics that get no baseline: what the server saw in a round, and what only utilities are made of."""

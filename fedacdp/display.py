@@ -120,9 +120,10 @@ def closing_table(folder: Path) -> None:
 def _in_short(guarantee: pd.Series) -> str:
     if not math.isfinite(guarantee["epsilon"]):
         return "no privacy guarantee"
+    observer = "server that sees sums only" if guarantee["observer"] == "sum" else guarantee["observer"]
     return (
         f"epsilon {guarantee['epsilon']:.3g} at delta {guarantee['delta']:g} per {guarantee['unit']}, "
-        f"{guarantee['adjacency'].replace('_', '-')}, against the {guarantee['observer'].replace('_', ' ')}"
+        f"{guarantee['adjacency'].replace('_', '-')}, against the {observer.replace('_', ' ')}"
     )
 
 

@@ -43,6 +43,7 @@ def cohort(
     updates scaled down / updates sent. `nonfinite_updates`: updates with infinity or NaN, which count as zero.
     `effective_share` of group `acting`: their share of `weights`, what messages weigh in the step: the factors of
     clipping, or what a robust rule leaves of them (Ben-Dov et al. 2024, arXiv 2405.06582). `clip_norm`: in force.
+    A round that the privacy mechanism gave up also has `aborted`, 1.
     """
     finite = np.isfinite(norms)
     values = [

@@ -21,8 +21,8 @@ from fedacdp.users import Space, Users
 class State:
     """All that lives between rounds. `parameters` (P,); `messages` (U,) int32, how often each user was sampled;
     `memory` and `server`, float64, what the privacy mechanism and the aggregation rule remember; `round` rounds done,
-    `sent` messages sent that should carry noise, `draws` noise vectors drawn. No generator's state: keys are
-    addresses."""
+    `sent` messages sent that should carry noise, `draws` noise vectors drawn; `last` (U,) int32, the round in which
+    each user was sampled last, 0 for never. No generator's state: keys are addresses."""
 
     round: int
     parameters: np.ndarray
@@ -31,6 +31,7 @@ class State:
     server: np.ndarray
     sent: int
     draws: int
+    last: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -93,26 +94,33 @@ def run(
         noise = mechanism.sum_noise(int(came.noisy.sum()), size, round, state.memory, key.fold("sum_noise"))
         if noise is not None:
             total = total + noise.vector
-        parameters = setting.net.moved(state.parameters, total, training.server_lr, plan.cohort)
+        aborted, parameters = mechanism.aborts(len(came.ids)), state.parameters
+        if not aborted:
+            parameters = setting.net.moved(state.parameters, total, training.server_lr, plan.cohort)
 
-        messages = state.messages.copy()
+        messages, last = state.messages.copy(), state.last.copy()
         messages[ids] += 1
+        last[ids] = round
         memory = mechanism.next_memory(state.memory, came.norms, noise, plan, round, key.fold("memory"))
         sent, draws = state.sent + int(came.noisy.sum()), state.draws + came.draws + (noise.draws if noise else 0)
-        state = State(round, parameters, messages, memory, server, sent, draws)
+        state = State(round, parameters, messages, memory, server, sent, draws, last)
         if not np.isfinite(parameters).all() or (len(came.ids) and not came.factors.any()):
             raise Diverged(f"the model, or every update, stopped being finite in round {round}")
         values = metrics.cohort(len(ids), came.norms, came.factors, came.acting, weights, now.clip)
+        if aborted:
+            values.append(("aborted", "all", 1.0))
         if round % training.evaluate_every == 0 or round == training.rounds:
             values += evaluate(setting, parameters, round)
         yield state, Row(round, time.perf_counter() - began, values)
 
 
 def draw_cohort(setting: Setting, state: State, round: int) -> np.ndarray:
-    """The platform's users of a round, sorted ids: each independently with its chance, if it has messages left."""
+    """The platform's users of a round, sorted ids: each independently with its chance, if the mechanism lets it take
+    part in this round and it has messages left."""
+    mechanism, plan = setting.mechanism, setting.plan
     chance = setting.key.fold("cohort", round).uniforms(np.arange(len(setting.on_platform)), 1)[:, 0]
-    drawn = setting.on_platform & (chance < setting.mechanism.chances(setting.plan))
-    limit = setting.mechanism.message_limit(setting.plan)
+    drawn = setting.on_platform & (chance < mechanism.chances(plan)) & mechanism.eligible(state.last, round)
+    limit = mechanism.message_limit(plan)
     return np.flatnonzero(drawn if limit is None else drawn & (state.messages < limit))
 
 
@@ -196,7 +204,7 @@ def first_state(setting: Setting) -> State:
     parameters = setting.net.initial(setting.key.fold("initial"))
     users, size, rule = setting.experiment.data.users, setting.net.size, setting.experiment.aggregation
     memory, server = setting.mechanism.first_memory(setting.plan, size), rule.first_memory(users, size)
-    return State(0, parameters, np.zeros(users, np.int32), memory, server, 0, 0)
+    return State(0, parameters, np.zeros(users, np.int32), memory, server, 0, 0, np.zeros(users, np.int32))
 
 
 def compute_here(setting: Setting, parameters: np.ndarray, round: int, chunks: list[np.ndarray]) -> list[Partial]:

@@ -18,6 +18,7 @@ from fedacdp.local import block_size
 from fedacdp.local.grams import Grams
 from fedacdp.models.base import Learner
 from fedacdp.privacy.base import Mechanism, Plan
+from fedacdp.privacy.guarantee import Guarantee
 from fedacdp.strategy import Strategy
 from fedacdp.users import Users
 
@@ -57,6 +58,15 @@ class Setting:
     def member(self) -> np.ndarray:
         """Who is a member of a collective, (N,) bool."""
         return self.collective >= 0
+
+    @property
+    def guarantee(self) -> Guarantee:
+        """The guarantee of a run, and warnings of what members who leave out their noise take from it."""
+        promise = self.experiment.privacy.guarantee(self.plan)
+        if not self.strategy.protocols & {"skips_noise", "noise_as_signal"}:
+            return promise
+        weakened = self.mechanism.weakened(self.plan, int(self.member.sum()))
+        return replace(promise, warnings=promise.warnings + weakened)
 
     @cached_property
     def calibrated(self) -> str:

@@ -155,7 +155,7 @@ def _manifest(
     began: float,
     rounds: int,
 ) -> dict[str, Any]:
-    promise = task.experiment.privacy.guarantee(setting.plan)
+    promise = setting.guarantee
     opinions = {}
     if isinstance(setting.mechanism, Noisy):
         opinions = accounting.second_opinions(setting.mechanism.releases(setting.plan), setting.mechanism.delta)

@@ -68,9 +68,9 @@ def test_nothing_grows_with_the_number_of_rounds():
 def test_a_checkpoint_of_a_late_round_writes_no_more_than_one_of_an_early_round(tmp_path):
     values = [("accuracy", "all", 0.1), ("update_norm", "acting", 1 / 3)]
     rows = [Row(round, 0.25, values) for round in range(1, 31)]
+    users = np.arange(5, dtype=np.int32)
     states = [
-        State(round, np.full(9, round, np.float32), np.arange(5, dtype=np.int32), np.zeros(2), np.zeros(0), 7, 8)
-        for round in range(31)
+        State(round, np.full(9, round, np.float32), users, np.zeros(2), np.zeros(0), 7, 8, users) for round in range(31)
     ]
     checkpoint, state, lines = Checkpoint(tmp_path), tmp_path / "checkpoint.safetensors", tmp_path / "checkpoint.jsonl"
     checkpoint.save(states[10], rows[:10])

@@ -58,10 +58,12 @@ class ExampleRule:
 
 
 class Noise(NamedTuple):
-    """A noise vector (P,) float64, and how many noise vectors of the mechanism it stands for."""
+    """A noise vector (P,) float64, how many draws of noise of the mechanism it stands for, the next included, and the
+    noise on a count that the mechanism releases beside the sum."""
 
     vector: np.ndarray
     draws: int
+    on_count: float = 0.0
 
 
 class Mechanism(Part):
@@ -107,6 +109,11 @@ class Mechanism(Part):
         """The chance to be sampled in a round: of every user, or (N,) of each."""
         return plan.sampling_prob
 
+    def eligible(self, last: np.ndarray, round: int) -> np.ndarray:
+        """Who may be sampled in a round, (N,) bool, from the round in which each user was sampled last, (N,) int32, 0
+        for never."""
+        return np.ones(len(last), dtype=bool)
+
     def first_memory(self, plan: Plan, size: int) -> np.ndarray:
         """What lives between rounds beside the model of P = `size` parameters, before the first, (M,) float64."""
         return np.zeros(0)
@@ -133,6 +140,10 @@ class Mechanism(Part):
         in all rounds."""
         return None
 
+    def aborts(self, messages: int) -> bool:
+        """Whether a round in which so many messages came is given up: charged, but nothing of it is released."""
+        return False
+
     def next_memory(
         self, memory: np.ndarray, norms: np.ndarray, noise: Noise | None, plan: Plan, round: int, key: Key
     ) -> np.ndarray:
@@ -142,6 +153,10 @@ class Mechanism(Part):
     def draws(self, plan: Plan, messages: int) -> int:
         """How many noise vectors a whole run in which `messages` messages should carry noise must have drawn."""
         return 0
+
+    def weakened(self, plan: Plan, deviating: int) -> tuple[str, ...]:
+        """Warnings where so many users who leave out their own noise take from what `guarantee` promises to others."""
+        return ()
 
     def guarantee(self, plan: Plan) -> Guarantee:
         """The guarantee of a whole run of `plan`."""

@@ -60,6 +60,7 @@ class Guarantee:
 OBSERVERS = {
     "model_holder": "anyone who sees every released model, not against the server",
     "server": "the server, which sees every message and its sender",
+    "sum": "whoever sees the sum of each round's messages, the server included, not the single messages",
     "none": "nobody",
 }
 

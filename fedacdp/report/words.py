@@ -9,7 +9,7 @@ from typing import Any
 from fedacdp.privacy.guarantee import OBSERVERS
 from fedacdp.report.numbers import Estimate, Key, Setting, StudyResults
 
-_WHERE = {"model_holder": "central privacy", "server": "local privacy"}
+_WHERE = {"model_holder": "central privacy", "sum": "distributed privacy", "server": "local privacy"}
 
 
 def percent(value: float, digits: int = 1) -> str:
@@ -101,6 +101,7 @@ def neighbours(adjacency: str, unit: str) -> str:
         "none": "none",
         "add_or_remove": f"two worlds, with and without one {unit} (add or remove)",
         "replace_one": f"two worlds in which one {unit} contributes different data (replace one)",
+        "replace_special": f"two worlds, in one of which one {unit} contributes nothing but zeros (replace special)",
     }
     return known.get(adjacency, adjacency)
 
