@@ -43,6 +43,7 @@ class Listing(StrEnum):
     mechanisms = "mechanisms"
     datasets = "datasets"
     models = "models"
+    aggregations = "aggregations"
     experiments = "experiments"
 
 
@@ -145,8 +146,9 @@ def report(
 
 @app.command("list")
 def list_(what: Annotated[Listing | None, typer.Argument(help="Which parts.")] = None) -> None:
-    """List strategies, mechanisms, data sets, models and experiments with a line on each."""
+    """List strategies, mechanisms, data sets, models, aggregation rules and experiments with a line on each."""
     fields = {"strategies": "strategy", "mechanisms": "privacy", "datasets": "data", "models": "model"}
+    fields["aggregations"] = "aggregation"
     for listing in [what] if what else list(Listing):
         if not what:
             typer.echo(f"{listing.value}:")

@@ -41,9 +41,10 @@ def cohort(
     `cohort_size`: users sampled. `messages`: updates sent; group `acting`: by members following the strategy.
     `update_norm`: median L2 norm before clipping, for all, for acting members and for others. `clipped_fraction`:
     updates scaled down / updates sent. `nonfinite_updates`: updates with infinity or NaN, which count as zero.
-    `effective_share` of group `acting`: their share of `weights`, what messages weigh in the step: the factors of
-    clipping, or what a robust rule leaves of them (Ben-Dov et al. 2024, arXiv 2405.06582). `clip_norm`: in force.
-    A round that the privacy mechanism gave up also has `aborted`, 1.
+    `effective_share` of group `acting`: their share of `weights`, what updates weigh in the step: the factors of
+    clipping, times what a robust rule leaves of messages (Ben-Dov et al. 2024, arXiv 2405.06582); left out where
+    nothing weighs, as in a round of too few messages for the rule. `clip_norm`: in force. A round that the privacy
+    mechanism gave up also has `aborted`, 1.
     """
     finite = np.isfinite(norms)
     values = [

@@ -89,8 +89,8 @@ def run(
         parts = (part for some in _in_turns(chunks, 8 * size) for part in compute(now, state.parameters, round, some))
         came = gather(parts, size, setting.stacks)
         total, weights, server = came.total, came.factors, state.server
-        if rule.needs_messages and len(came.ids):
-            total, weights, server = rule.combine(came.messages, came.ids, plan.cohort, state.server)
+        if rule.needs_messages:
+            total, weights, server = rule.step(came.messages, came.ids, came.factors, plan.cohort, state.server)
         noise = mechanism.sum_noise(int(came.noisy.sum()), size, round, state.memory, key.fold("sum_noise"))
         if noise is not None:
             total = total + noise.vector

@@ -102,6 +102,7 @@ def _prepare(experiment: Experiment, execution: Execution, share: str | None) ->
     on_platform = strategy.on_platform(collective, choice)
     plan = replace(experiment.plan(len(source.train)), users=int(on_platform.sum()))
     net = experiment.model.net(source.train.schema)
+    experiment.aggregation.check(experiment.data.users, net.size, plan.cohort)
     mechanism = experiment.privacy.for_users(federation.group).calibrated(plan)
     records, shape = int(federation.sizes.max()), source.train.schema.shape
     rule, edited = mechanism.example_rule(plan), strategy.edits_updates or experiment.aggregation.needs_messages
