@@ -18,6 +18,7 @@ from fedacdp.local import block_size
 from fedacdp.local.grams import Grams
 from fedacdp.models.base import Learner
 from fedacdp.privacy.base import Mechanism, Plan
+from fedacdp.privacy.guarantee import Guarantee
 from fedacdp.strategy import Strategy
 from fedacdp.users import Users
 
@@ -58,6 +59,12 @@ class Setting:
         """Who is a member of a collective, (N,) bool."""
         return self.collective >= 0
 
+    @property
+    def guarantee(self) -> Guarantee:
+        """The guarantee of a whole run, with what the mechanism's public numbers tell about members."""
+        whole, wanting = self.mechanism.guarantee(self.plan), self.strategy.wanting(self.federation.group)
+        return replace(whole, warnings=whole.warnings + self.mechanism.reveals(self.member, wanting))
+
     @cached_property
     def calibrated(self) -> str:
         """The experiment as JSON with the noise multiplier in force in place of epsilon, from which a node prepares the
@@ -92,7 +99,7 @@ def _prepare(experiment: Experiment, execution: Execution, share: str | None) ->
     on_platform = strategy.on_platform(collective, choice)
     plan = replace(experiment.plan(len(source.train)), users=int(on_platform.sum()))
     net = experiment.model.net(source.train.schema)
-    mechanism = experiment.privacy.for_users(federation.group).calibrated(plan)
+    mechanism = experiment.privacy.for_users(federation.group, on_platform).calibrated(plan)
     records, shape = int(federation.sizes.max()), source.train.schema.shape
     rule, edited = mechanism.example_rule(plan), strategy.edits_updates or experiment.aggregation.needs_messages
 
