@@ -64,21 +64,21 @@ def send(
     key: Key,
     norms: np.ndarray,
     factors: np.ndarray,
-    clip: float,
+    clip: float | np.ndarray,
     report_norm: float,
 ) -> tuple[np.ndarray, np.ndarray]:
     """The factor on each update (U,), and who adds noise of its own, (U,) bool, after members have dealt with the
-    privacy protocol as they agreed. `factors` (U,) is what the mechanism asks for under the clip norm `clip`, `norms`
-    (U,) those of the updates, `report_norm` that of an honest message with its noise."""
+    privacy protocol as they agreed. `factors` (U,) is what the mechanism asks for under the clip norm `clip`, of all or
+    (U,) of each, `norms` (U,) those of the updates, `report_norm` that of an honest message with its noise."""
     factors, noisy = factors.copy(), np.ones(len(users), dtype=bool)
     if strategy.protocols == {"compliant"}:
         return factors, noisy
     for followed, who in plays(strategy, collective, users, round, key):
         noisy[who] = followed.protocol in ("compliant", "fills_clip")
         if followed.protocol in ("fills_clip", "noise_as_signal"):
-            norm = clip if followed.protocol == "fills_clip" else report_norm
+            norm = np.broadcast_to(clip if followed.protocol == "fills_clip" else report_norm, len(users))
             scaled = who & (norms > 0) & (factors > 0)  # what is not finite stays out, and nothing has no direction
-            factors[scaled] = norm / norms[scaled]
+            factors[scaled] = norm[scaled] / norms[scaled]
     return factors, noisy
 
 

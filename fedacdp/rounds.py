@@ -154,9 +154,9 @@ def train_block(setting: Setting, start: torch.Tensor, round: int, ids: np.ndarr
     updates = train_users(setting.net, start, users, experiment.training, rule, drawn, gram, response)
     updates = acting.edit(setting.strategy, setting.collective, start, updates, users, round, key)
     factors = mechanism.clip_factors(updates.norms, users.ids, setting.clip)
-    report = mechanism.report_norm(len(start))
+    bound, report = mechanism.largest_norms(users.ids, setting.clip), mechanism.report_norm(len(start))
     factors, noisy = acting.send(
-        setting.strategy, setting.collective, users, round, key, updates.norms, factors, setting.clip, report
+        setting.strategy, setting.collective, users, round, key, updates.norms, factors, bound, report
     )
     total, messages, draws = np.zeros(len(start)), np.zeros((0, len(start)), np.float32), updates.draws
     if setting.stacks:

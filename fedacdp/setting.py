@@ -61,12 +61,13 @@ class Setting:
 
     @property
     def guarantee(self) -> Guarantee:
-        """The guarantee of a run, and warnings of what members who leave out their noise take from it."""
-        promise = self.experiment.privacy.guarantee(self.plan)
-        if not self.strategy.protocols & {"skips_noise", "noise_as_signal"}:
-            return promise
-        weakened = self.mechanism.weakened(self.plan, int(self.member.sum()))
-        return replace(promise, warnings=promise.warnings + weakened)
+        """The guarantee of a whole run, with what the mechanism's public numbers tell about members, and what members
+        who leave out their noise take from it."""
+        promise, wanting = self.mechanism.guarantee(self.plan), self.strategy.wanting(self.federation.group)
+        warnings = self.mechanism.reveals(self.member, wanting)
+        if self.strategy.protocols & {"skips_noise", "noise_as_signal"}:
+            warnings += self.mechanism.weakened(self.plan, int(self.member.sum()))
+        return replace(promise, warnings=promise.warnings + warnings)
 
     @cached_property
     def calibrated(self) -> str:
@@ -103,7 +104,7 @@ def _prepare(experiment: Experiment, execution: Execution, share: str | None) ->
     plan = replace(experiment.plan(len(source.train)), users=int(on_platform.sum()))
     net = experiment.model.net(source.train.schema)
     experiment.aggregation.check(experiment.data.users, net.size, plan.cohort)
-    mechanism = experiment.privacy.for_users(federation.group).calibrated(plan)
+    mechanism = experiment.privacy.for_users(federation.group, on_platform).calibrated(plan)
     records, shape = int(federation.sizes.max()), source.train.schema.shape
     rule, edited = mechanism.example_rule(plan), strategy.edits_updates or experiment.aggregation.needs_messages
 

@@ -155,7 +155,6 @@ def _manifest(
     began: float,
     rounds: int,
 ) -> dict[str, Any]:
-    promise = setting.guarantee
     opinions = {}
     if isinstance(setting.mechanism, Noisy):
         opinions = accounting.second_opinions(setting.mechanism.releases(setting.plan), setting.mechanism.delta)
@@ -167,7 +166,7 @@ def _manifest(
         "run_id": task.experiment.run_id,
         "role": task.role,
         "rounds_done": rounds,
-        "guarantee": promise.to_json() | {"opinions": opinions},
+        "guarantee": setting.guarantee.to_json() | {"opinions": opinions},
         "execution": execution.model_dump(mode="json", exclude={"data_dir", "ray_address"}),
         "data_sha256": setting.federation.train.digest,
         "users": setting.plan.users,

@@ -105,10 +105,21 @@ def counting(**changes: Any) -> Experiment:
 COLUMNS = {"name": "columns", "values": {"colour": "red", "size": "2"}}
 
 
+SCALED: dict[str, Any] = {
+    "name": "group_aware",
+    "way": "scale",
+    "noise_multiplier": 0.5,
+    "delta": 1e-5,
+    "clip_norm": 0.5,
+    "clip_norms": {"others": 0.4},
+}
+"""Budgets by group in their numbers, for data of any groups."""
+
 MECHANISMS: dict[str, dict[str, Any]] = {
     name: {"name": name}
     | ({"noise_multiplier": 0.5, "delta": 1e-5, "clip_norm": 0.5} if issubclass(part, Noisy) else {})
     | ({"message_epsilon": 1.0} if name == "randomised_response" else {})
+    | (SCALED if name == "group_aware" else {})
     for name, part in parts_of("privacy").items()
 }
 """Every mechanism with fields it can be used with."""

@@ -40,7 +40,7 @@ class Aggregation(Part):
     def check(self, users: int, size: int, cohort: float) -> None:
         """ValueError, naming the field, if the rule cannot serve N users, P = `size` parameters and cohorts of about
         `cohort`."""
-        if not self.enough(int(cohort)):
+        if self.needs_messages and not self.enough(int(cohort)):
             raise ValueError(
                 f"aggregation.name = {self.name!r}: needs more messages in a round than the {cohort:g} that are "
                 "expected; take a larger sampling_prob"

@@ -8,7 +8,9 @@ are imported where they are used: nodes do no accounting, and they take two seco
 
 from __future__ import annotations
 
+import importlib.metadata
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING
@@ -18,7 +20,9 @@ import numpy as np
 if TYPE_CHECKING:
     from dp_accounting import DpEvent
 
-ACCOUNTANT = "PLD (dp-accounting)"
+ACCOUNTANT = f"PLD (dp-accounting {importlib.metadata.version('dp-accounting')})"
+SMALLEST = 1e-4
+"""The smallest epsilon that the accountant, which works on a grid of losses, can tell from 0."""
 _WHOLE_ORDERS = [*range(2, 33), 48, 64, 96, 128, 256, 512, 1024]  # fractional ones are slow, and warn
 _TIGHT = 0.999  # a calibrated run spends between 99.8 % and 100 % of its epsilon
 
@@ -47,16 +51,25 @@ class Gaussians:
         return math.sqrt(self.count) / self.ratio if self.rate == 1 and self.ratio > 0 else None
 
 
-@lru_cache(maxsize=4096)
 def epsilon(releases: Gaussians, delta: float) -> float:
     """The epsilon of these releases at `delta`, by PLD; infinity without noise, 0 without releases."""
-    if releases.count == 0 or releases.rate == 0:
+    return epsilon_together((releases,), delta)
+
+
+@lru_cache(maxsize=4096)
+def epsilon_together(releases: tuple[Gaussians, ...], delta: float) -> float:
+    """The epsilon at `delta` of different releases about one unit, one after another, by PLD; as `epsilon`."""
+    some = [each for each in releases if each.count and each.rate]
+    if not some:
         return 0.0
-    if releases.ratio == 0:
+    if any(each.ratio == 0 for each in some):
         return math.inf
     from dp_accounting.pld import PLDAccountant
 
-    return float(PLDAccountant().compose(releases.event).get_epsilon(delta))
+    accountant = PLDAccountant()
+    for each in some:
+        accountant.compose(each.event)
+    return float(accountant.get_epsilon(delta))
 
 
 def epsilon_rdp(releases: Gaussians, delta: float) -> float:
@@ -89,6 +102,7 @@ def calibrate(target: float, delta: float, rate: float, count: int) -> float:
     """
     from scipy.optimize import brentq
 
+    check_target(target)
     if rate == 1:
         exact = math.sqrt(count) / mu_of(target, delta)
         low, high = exact * 0.9999, exact * 1.001
@@ -96,18 +110,33 @@ def calibrate(target: float, delta: float, rate: float, count: int) -> float:
         rdp_ratio = brentq(lambda log: epsilon_rdp(Gaussians(math.exp(log), rate, count), delta) - target, -3.0, 12.0,
                            xtol=1e-3)  # fmt: skip
         low, high = math.exp(rdp_ratio) * 0.9, math.exp(rdp_ratio) * 1.002
+    found = secant(lambda ratio: epsilon(Gaussians(ratio, rate, count), delta), target, low, high)
+    if found is None:
+        raise ValueError(
+            f"epsilon = {target}: no noise found that spends it (rate {rate}, {count} releases, delta {delta})"
+        )
+    return found
+
+
+def check_target(target: float) -> None:
+    """ValueError for an epsilon that the accountant cannot tell from 0."""
+    if target < SMALLEST:
+        raise ValueError(f"epsilon = {target:g}: cannot be met; the smallest epsilon that can is {SMALLEST:g}")
+
+
+def secant(spent: Callable[[float], float], target: float, low: float, high: float) -> float | None:
+    """The noise at which `spent`(noise) is between 0.998 target and target, by a secant on the logarithms of both from
+    two noises near it; None if it is not found."""
     goal = math.log(target * _TIGHT)
-    points = [(math.log(ratio), math.log(epsilon(Gaussians(ratio, rate, count), delta))) for ratio in (low, high)]
+    points = [(math.log(ratio), math.log(spent(ratio))) for ratio in (low, high)]
     for _ in range(20):
         for ratio, value in points:
             if math.log(target * 0.998) <= value <= math.log(target):
                 return math.exp(ratio)
         (x0, y0), (x1, y1) = points[-2:]
         x = x1 + (goal - y1) * (x1 - x0) / (y1 - y0)
-        points.append((x, math.log(epsilon(Gaussians(math.exp(x), rate, count), delta))))
-    raise ValueError(
-        f"epsilon = {target}: no noise found that spends it (rate {rate}, {count} releases, delta {delta})"
-    )
+        points.append((x, math.log(spent(math.exp(x)))))
+    return None
 
 
 @lru_cache(maxsize=4096)  # seconds each, and the same for all runs of a mechanism

@@ -13,7 +13,7 @@ from pydantic import Field, PositiveFloat, model_validator
 from fedacdp.keys import Key
 from fedacdp.parts import Part
 from fedacdp.privacy import accounting
-from fedacdp.privacy.guarantee import Guarantee
+from fedacdp.privacy.guarantee import Guarantee, delta_warnings
 
 if TYPE_CHECKING:
     from fedacdp.privacy.accounting import Gaussians
@@ -101,9 +101,15 @@ class Mechanism(Part):
         anything else than their sum."""
         return True
 
-    def for_users(self, group: np.ndarray) -> Self:
-        """This mechanism with what it must know of every user's natural group, (N,) text, which is public."""
+    def for_users(self, group: np.ndarray, on_platform: np.ndarray) -> Self:
+        """This mechanism with what it must know of every user's natural group, (N,) text, which is public, and of who
+        uses the platform at all, (N,) bool."""
         return self
+
+    def reveals(self, member: np.ndarray, wanting: np.ndarray) -> tuple[str, ...]:
+        """Warnings of what the public numbers of the mechanism tell about who is a member, (N,) bool, where members
+        are drawn from the users in `wanting` (N,) bool, nobody if from all."""
+        return ()
 
     def chances(self, plan: Plan) -> float | np.ndarray:
         """The chance to be sampled in a round: of every user, or (N,) of each."""
@@ -125,7 +131,11 @@ class Mechanism(Part):
     def clip_factors(self, norms: np.ndarray, ids: np.ndarray, clip: float) -> np.ndarray:
         """The factor on the update of each user in `ids` from its L2 norm, both (U,) float64, where the clip norm in
         force is `clip`; 0 for an update that is not finite."""
-        return clip_factors(norms, clip)
+        return clip_factors(norms, self.largest_norms(ids, clip))
+
+    def largest_norms(self, ids: np.ndarray, clip: float) -> float | np.ndarray:
+        """The clip norm of every user, or (U,) of each user in `ids`, where the one in force is `clip`."""
+        return clip
 
     def report_norm(self, size: int) -> float:
         """About the L2 norm of an honest message of P = `size` parameters that fills the clip, its noise included."""
@@ -218,11 +228,6 @@ class Noisy(Mechanism):
     def guarantee(self, plan: Plan) -> Guarantee:
         noisy = self.calibrated(plan)
         releases = noisy.releases(plan)
-        warnings: tuple[str, ...] = ()
-        if plan.users and self.delta >= 1 / plan.users:
-            warnings = (
-                f"delta = {self.delta:g} is not below 1/users = {1 / plan.users:g}: it permits betraying a user",
-            )
         return Guarantee(
             mechanism=self.name,
             unit=self.unit,
@@ -235,7 +240,7 @@ class Noisy(Mechanism):
             sampler=self.sampler(plan),
             releases=self.composition(plan),
             mu=releases.mu,
-            warnings=warnings,
+            warnings=delta_warnings(self.delta, plan.users),
         )
 
     @abstractmethod

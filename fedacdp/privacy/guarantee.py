@@ -10,6 +10,20 @@ from fedacdp.privacy import accounting
 
 
 @dataclass(frozen=True)
+class Group:
+    """What one group of users has of a guarantee: their share of all users, their epsilon, their expected share of what
+    the sum weighs (`influence`), their chance to be sampled, their clip norm, and the epsilon spent by the end of each
+    phase of the schedule, round -> epsilon."""
+
+    share: float
+    epsilon: float
+    influence: float
+    sampling_prob: float
+    clip_norm: float
+    spent: dict[int, float]
+
+
+@dataclass(frozen=True)
 class Guarantee:
     """What an epsilon means. Columns of the table and the statement of the page come from here and nowhere else."""
 
@@ -28,6 +42,7 @@ class Guarantee:
     opinions: dict[str, float] = field(default_factory=dict)
     per_message_epsilon: float | None = None
     warnings: tuple[str, ...] = ()
+    groups: dict[str, Group] = field(default_factory=dict)
 
     NOT_COVERED: ClassVar[str] = (
         "Not covered: test metrics, update norms, cohort sizes, data-set statistics used for standardising. "
@@ -44,8 +59,13 @@ class Guarantee:
         )
         noise = f"noise multiplier {self.noise_multiplier:.4g}, clip norm {self.clip_norm:g}; "
         noise = "" if math.isnan(self.noise_multiplier) else noise
+        each = "; ".join(
+            f"{name} epsilon = {group.epsilon:.3g} ({group.share:.1%} of users, {group.influence:.1%} of the influence)"
+            for name, group in self.groups.items()
+        )
         return (
-            f"epsilon = {self.epsilon:.3g} at delta = {self.delta:g}; unit: {self.unit}; adjacency: "
+            f"epsilon = {self.epsilon:.3g} at delta = {self.delta:g}"
+            f"{f', the largest of those by group: {each}' if each else ''}; unit: {self.unit}; adjacency: "
             f"{self.adjacency.replace('_', '-')}; against {OBSERVERS[self.observer]}; {self.sampler}; {self.releases}; "
             f"{noise}{self.accountant}.{once} "
             f"{self.NOT_COVERED}"
@@ -54,7 +74,7 @@ class Guarantee:
     def to_json(self) -> dict[str, Any]:
         """Plain values for the manifest; infinity as text and NaN as null, because JSON has neither."""
         plain = asdict(self) | {"sentence": self.sentence}
-        return {name: _json_number(value) for name, value in plain.items()}
+        return {name: _json_value(value) for name, value in plain.items()}
 
 
 OBSERVERS = {
@@ -65,7 +85,16 @@ OBSERVERS = {
 }
 
 
-def _json_number(value: Any) -> Any:
+def delta_warnings(delta: float, users: int) -> tuple[str, ...]:
+    """The warning of a delta that is too large for so many users."""
+    if not users or delta < 1 / users:
+        return ()
+    return (f"delta = {delta:g} is not below 1/users = {1 / users:g}: it permits betraying a user",)
+
+
+def _json_value(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {str(name): _json_value(inner) for name, inner in value.items()}
     if isinstance(value, float) and not math.isfinite(value):
         return "inf" if value > 0 else None
     return value
