@@ -171,7 +171,7 @@ def train_block(setting: Setting, start: torch.Tensor, round: int, ids: np.ndarr
             break
         draws += 1
         if setting.stacks:
-            messages[row] += noise.astype(np.float32)
+            messages[row] = messages[row] + noise  # in float64, and only then cast
         else:
             total += noise
     return Partial(total, users.ids, updates.norms, factors, follow, noisy, messages, draws)

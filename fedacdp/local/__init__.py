@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 
 from fedacdp.keys import Key
 from fedacdp.local import conv, counts, dense, factors, general, grams
-from fedacdp.local.batches import poisson, shuffled
+from fedacdp.local.batches import finite_only, poisson, shuffled
 from fedacdp.local.conv_plan import plan_of
 from fedacdp.local.dual import pays
 from fedacdp.local.opacus import train_with_opacus
@@ -108,6 +109,8 @@ def train_users(
         return Stacked(general.sgd(net, start, users, batches, lr))
     assert training.local_steps is not None
     batches, noise = poisson(users, rule.batch_prob, training.local_steps, key.fold("batches")), key.fold("noise")
+    if not np.isfinite(users.x.sum(dtype=np.float64)):
+        (users, batches), gram = finite_only(users, batches), grams.gram
     draws = len(users) * training.local_steps
     if rule.implementation == "opacus":
         return Stacked(train_with_opacus(net, start, users, batches, lr, rule, noise), draws)

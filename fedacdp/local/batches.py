@@ -55,6 +55,15 @@ def poisson(users: Users, rate: float, steps: int, key: Key) -> Batches:
     return Batches(index, np.take_along_axis(entered, index, -1))
 
 
+def finite_only(users: Users, batches: Batches) -> tuple[Users, Batches]:
+    """Without the records that are not finite, which are zero then and in no batch: under DP-SGD one record must not
+    decide over a user's whole message, its noise included."""
+    good = np.isfinite(users.x.reshape(*users.mask.shape, -1)).all(-1)
+    x = np.where(good.reshape(*good.shape, *[1] * (users.x.ndim - 2)), users.x, np.float32(0))
+    chosen = batches.chosen & np.take_along_axis(good[:, None], batches.index, -1)
+    return users.replace(x=x), Batches(batches.index, chosen)
+
+
 def _orders(users: Users, epochs: int, key: Key) -> np.ndarray:
     """A random order of each user's records for each epoch, (U, n, epochs); padding comes last.
 

@@ -18,7 +18,7 @@ from fedacdp.local import grams
 from fedacdp.local.batches import Batches
 from fedacdp.local.dual import DualLayer, pays
 from fedacdp.local.general import tensors
-from fedacdp.local.updates import Updates, without_zeros
+from fedacdp.local.updates import Updates, squares, without_zeros
 from fedacdp.privacy.base import ExampleRule
 from fedacdp.products import add_each_product, dots, each_product
 from fedacdp.users import Users
@@ -165,8 +165,7 @@ class CopiedLayer:
         self.bias -= self.shared_bias
 
     def squares(self) -> torch.Tensor:
-        squares = (dots(part.flatten(1), part.flatten(1)) for part in (self.matrix, self.bias))
-        return sum(squares, torch.zeros(())).double()
+        return squares(self.matrix.flatten(1)) + squares(self.bias)
 
     def total(self, factors: np.ndarray) -> torch.Tensor:
         found = []

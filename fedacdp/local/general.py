@@ -9,6 +9,7 @@ from torch.nn import functional as F
 
 from fedacdp.keys import Key
 from fedacdp.local.batches import Batches
+from fedacdp.local.updates import squares
 from fedacdp.models.base import Net
 from fedacdp.privacy.base import ExampleRule
 from fedacdp.users import Users
@@ -66,7 +67,7 @@ def _dpsgd_block(
     for step in range(batches.index.shape[1]):
         rows = step_rows(batches, step, start)
         slopes = per_example(start + delta, x[rows], y[rows])
-        norms = slopes.norm(dim=2)
+        norms = squares(slopes.flatten(0, 1)).sqrt().to(slopes).view(slopes.shape[:2])
         kept = torch.isfinite(norms)
         factor = chosen[:, step] * kept * (rule.clip_norm / norms.clamp(min=rule.clip_norm))
         total = torch.einsum("ub,ubp->up", torch.where(kept, factor, 0.0), torch.where(kept[:, :, None], slopes, 0.0))
