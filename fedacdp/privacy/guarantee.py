@@ -28,6 +28,7 @@ class Guarantee:
     opinions: dict[str, float] = field(default_factory=dict)
     per_message_epsilon: float | None = None
     warnings: tuple[str, ...] = ()
+    forecast: bool = False  # whether it is that of a larger run, which this one simulates
 
     NOT_COVERED: ClassVar[str] = (
         "Not covered: test metrics, update norms, cohort sizes, data-set statistics used for standardising. "
@@ -44,8 +45,9 @@ class Guarantee:
         )
         noise = f"noise multiplier {self.noise_multiplier:.4g}, clip norm {self.clip_norm:g}; "
         noise = "" if math.isnan(self.noise_multiplier) else noise
+        forecast = "A forecast of a larger run; this one has no such guarantee. " if self.forecast else ""
         return (
-            f"epsilon = {self.epsilon:.3g} at delta = {self.delta:g}; unit: {self.unit}; adjacency: "
+            f"{forecast}epsilon = {self.epsilon:.3g} at delta = {self.delta:g}; unit: {self.unit}; adjacency: "
             f"{self.adjacency.replace('_', '-')}; against {OBSERVERS[self.observer]}; {self.sampler}; {self.releases}; "
             f"{noise}{self.accountant}.{once} "
             f"{self.NOT_COVERED}"
