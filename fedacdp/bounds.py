@@ -46,6 +46,8 @@ def no_ceiling(experiment: Experiment) -> str | None:
         return "members who leave out their noise are not bounded by what honest messages would be"
     if experiment.aggregation.needs_messages:
         return f"the server does not add messages up ({experiment.aggregation.name})"
+    if getattr(privacy, "noise_cohort", None) is not None:
+        return "the noise is that of a larger cohort (noise_cohort), in which a member weighs less"
     if privacy.name not in ("central", "central_adaptive", "local_update"):
         return f"no ceiling is known for {privacy.name}"
     each = [strategy, *getattr(strategy, "collectives", {}).values()]

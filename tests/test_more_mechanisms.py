@@ -2,20 +2,24 @@
 
 import dataclasses
 import itertools
+import json
 import math
 from typing import Literal
 
 import numpy as np
 import pytest
 from scipy import stats
+from typer.testing import CliRunner
 
 from fedacdp.aggregation.base import Aggregation, Combined
 from fedacdp.checkpoint import Checkpoint
+from fedacdp.cli import app
 from fedacdp.config import ConfigError, parts_of
 from fedacdp.keys import Key
 from fedacdp.privacy import accounting
 from fedacdp.privacy.accounting import Gaussians
 from fedacdp.privacy.base import Plan
+from fedacdp.results import table
 from fedacdp.rounds import compute_here, run
 from fedacdp.setting import prepare
 from tests.conftest import experiment, local
@@ -397,3 +401,73 @@ def test_noise_on_sums_is_refused_where_single_messages_are_used(name):
 def test_members_cannot_leave_out_noise_that_they_do_not_add(name):
     with pytest.raises(ConfigError, match=rf"strategy\.protocol = 'skips_noise': with {name} users add no noise"):
         small({"name": name}, strategy__protocol="skips_noise")
+
+
+# Forecasts of larger cohorts
+
+
+def test_a_forecast_has_the_noise_of_the_larger_cohort_on_the_mean_and_its_accounting():
+    training = {"rounds": 100, "sampling_prob": 0.5, "local_steps": 1, "local_lr": 0.0, "evaluate_every": 100}
+    privacy = {"name": "central", "noise_multiplier": 1.0, "noise_cohort": {"cohort": 100, "users": 1000}}
+    setting = prepare(small(privacy, training=training), local())
+    assert setting.plan.cohort == 30
+    before, steps = setting.net.initial(setting.key.fold("initial")).astype(float), []
+    for state, _ in run(setting, local(), compute_here):
+        steps.append(state.parameters - before)
+        before = state.parameters.astype(float)
+    assert within(steps, 0.5 / 100)
+    assert not within(steps, 0.5 / 30)
+    promise = setting.guarantee
+    assert promise.epsilon == pytest.approx(7.046603, abs=1e-3)  # z = 1, q = 0.1, T = 100
+    assert promise.sentence.startswith("A forecast of a larger run; this one has no such guarantee. epsilon = 7.05 at")
+    assert "q = 0.1 of N = 1000" in promise.sentence
+    assert (
+        "cohorts of 100 of 1000 users are simulated by 30 of 60, and one of these stands for 3.333"
+        in (promise.warnings[0])
+    )
+    at_target = small({**privacy, "noise_multiplier": None, "epsilon": 4.0}, training=training)
+    assert prepare(at_target, local()).mechanism.multiplier == pytest.approx(1.3860, rel=5e-3)
+
+
+def test_a_forecast_is_called_one_in_the_table_the_closing_lines_the_manifest_and_the_page(tmp_path):
+    study = tmp_path / "larger.toml"
+    cohort = "noise_cohort = { cohort = 500, users = 9000 }"
+    study.write_text(
+        f"""question = "How would many do?"
+[base]
+data = {{ name = "digits", users = 60 }}
+model = {{ name = "logistic" }}
+strategy = {{ name = "planting", y_star = 8, signal = "patch" }}
+privacy = {{ name = "central", noise_multiplier = 1.0, delta = 1e-5, clip_norm = 0.5, {cohort} }}
+training = {{ rounds = 2, sampling_prob = 0.5, local_steps = 1, local_lr = 0.1 }}
+[grid]
+"strategy.alpha" = [0.0, 0.1]
+"""
+    )
+    said = CliRunner().invoke(app, ["run", str(study), "--engine", "local", "--out", str(tmp_path / "out")])
+    assert said.exit_code == 0, said.output
+    assert "warning: a forecast, not a private run" in " ".join(said.output.split())
+    frame = table(tmp_path / "out")
+    assert frame["warning"].str.startswith("a forecast, not a private run").all()
+    ceiling = frame[frame["metric"] == "success_ceiling"]
+    assert ceiling["value"].isna().all()
+    assert ceiling["note"].str.contains("larger cohort|no collective").all()
+    [manifest, *_] = (tmp_path / "out").rglob("manifest.json")
+    assert json.loads(manifest.read_text())["guarantee"]["forecast"] is True
+    page = next((tmp_path / "out").rglob("report.html")).read_text()
+    assert "a forecast, not a private run" in page
+    assert "A forecast of a larger run" in page
+    assert "central privacy (forecast)" in page.lower()
+
+
+@pytest.mark.parametrize(
+    ("cohort", "message"),
+    [
+        ({"cohort": 20, "users": 1000}, r"noise_cohort\.cohort = 20: must not be below the cohort .* simulated, 30"),
+        ({"cohort": 200, "users": 100}, r"privacy\.noise_cohort\.cohort = 200: must not exceed users = 100"),
+        ({"cohort": 200}, r"privacy\.noise_cohort\.users: must be given"),
+    ],
+)
+def test_a_forecast_of_less_than_is_simulated_is_refused(cohort, message):
+    with pytest.raises(ConfigError, match=message):
+        prepare(small({"name": "central", "noise_cohort": cohort}), local())

@@ -43,6 +43,7 @@ class Guarantee:
     per_message_epsilon: float | None = None
     warnings: tuple[str, ...] = ()
     groups: dict[str, Group] = field(default_factory=dict)
+    forecast: bool = False  # whether it is that of a larger run, which this one simulates
 
     NOT_COVERED: ClassVar[str] = (
         "Not covered: test metrics, update norms, cohort sizes, data-set statistics used for standardising. "
@@ -63,8 +64,9 @@ class Guarantee:
             f"{name} epsilon = {group.epsilon:.3g} ({group.share:.1%} of users, {group.influence:.1%} of the influence)"
             for name, group in self.groups.items()
         )
+        forecast = "A forecast of a larger run; this one has no such guarantee. " if self.forecast else ""
         return (
-            f"epsilon = {self.epsilon:.3g} at delta = {self.delta:g}"
+            f"{forecast}epsilon = {self.epsilon:.3g} at delta = {self.delta:g}"
             f"{f', the largest of those by group: {each}' if each else ''}; unit: {self.unit}; adjacency: "
             f"{self.adjacency.replace('_', '-')}; against {OBSERVERS[self.observer]}; {self.sampler}; {self.releases}; "
             f"{noise}{self.accountant}.{once} "

@@ -56,6 +56,7 @@ def place(setting: Setting) -> str:
     if about["unit"] == "none":
         return "no privacy"
     words = _WHERE.get(about["observer"], str(about["mechanism"]))
+    words += " (forecast)" if about.get("forecast") else ""
     return words if about["unit"] == "user" else f"{words} per {about['unit']}"
 
 
