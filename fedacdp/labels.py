@@ -23,7 +23,8 @@ def settings(experiments: list[Experiment]) -> list[str]:
     for fields in flat:
         for name, value in fields.items():
             seen.setdefault((name, fields.get(_part_name(name))), set()).add(json.dumps(value))
-    parts = {name for name in ("data.name", "model.name", "strategy.name") if len({f[name] for f in flat}) > 1}
+    named = ("data.name", "model.name", "strategy.name", "aggregation.name")
+    parts = {name for name in named if len({fields[name] for fields in flat}) > 1}
     told_by_alpha = {"seed", "strategy.alpha"}
     varying = {name for (name, _), values in seen.items() if _SHARE.fullmatch(name) and len(values) > 1}
     if len(varying) == 1:  # then alpha, the sum, says which it is

@@ -16,6 +16,7 @@ from fedacdp.aggregation import stacked
 from fedacdp.aggregation.base import Aggregation
 from fedacdp.aggregation.krum import closest
 from fedacdp.config import ConfigError, Execution, parts_of
+from fedacdp.results import settings
 from fedacdp.rounds import compute_here, run
 from fedacdp.setting import Setting, prepare
 from fedacdp.tasks import pack_task, perform, read_partials
@@ -493,6 +494,16 @@ def test_counts_and_ratings_are_learnt_from_sums_only():
 def test_wrong_fields_of_rules_are_told(aggregation, told):
     with pytest.raises(ConfigError, match=told):
         experiment(aggregation=aggregation)
+
+
+def test_runs_under_different_rules_are_not_repetitions_of_each_other():
+    """In the table, the page and the closing table runs of one setting are averaged."""
+    rules = [{"name": "sum"}, {"name": "median"}, {"name": "norm_bounding", "bound": 1.0}]
+    rules.append({"name": "norm_bounding", "bound": 2.0})
+    labels = settings([experiment(aggregation=one) for one in rules])
+    assert labels[:2] == ["none sum", "none median"]
+    assert len(set(labels)) == 4
+    assert settings([experiment(aggregation=rules[1])]) == ["none"]
 
 
 def test_messages_at_the_server_are_foreseen(monkeypatch):

@@ -179,7 +179,7 @@ def test_run_and_table_and_list_from_the_shell(study, tmp_path):
     assert set(frames["csv"]["seed"]) == {3}
     assert len(frames["csv"]) == len(frames["json"])
     assert "| central noise_multiplier=1 | 0.1 | 1 |" in fedacdp("table", out, "--format", "md").stdout
-    for what in ("strategies", "mechanisms", "datasets", "models", "experiments"):
+    for what in ("strategies", "mechanisms", "datasets", "models", "aggregations", "experiments"):
         listed = fedacdp("list", what)
         assert listed.returncode == 0
         assert len(listed.stdout.splitlines()) > 1

@@ -43,6 +43,6 @@ def test_the_study_of_the_readme_is_valid(text):
 
 
 def test_the_readme_names_every_part():
-    for field in ("data", "model", "strategy", "privacy"):
+    for field in ("data", "model", "strategy", "privacy", "aggregation"):
         for name in parts_of(field):
             assert f"`{name}`" in README, name
