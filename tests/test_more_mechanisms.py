@@ -22,7 +22,10 @@ from fedacdp.privacy.base import Plan
 from fedacdp.results import table
 from fedacdp.rounds import compute_here, run
 from fedacdp.setting import prepare
-from tests.conftest import experiment, local
+from fedacdp.sharing import joined
+from fedacdp.sharing import shares as shared_out
+from fedacdp.tasks import pack_task, perform, read_partials
+from tests.conftest import experiment, last_bytes, local
 
 PLAN = Plan(users=1000, sampling_prob=0.1, rounds=100, local_steps=5, batch=4.0, batch_prob=1 / 3)
 
@@ -108,15 +111,19 @@ def test_one_user_more_moves_the_released_share_by_half_of_one_over_the_cohort()
 def test_clipping_and_noise_of_a_round_use_the_clip_norm_from_before_it_moves():
     """With learning rate 0 a step is noise alone: its size is that of the C that the same round's row tells."""
     training = {"rounds": 6, "sampling_prob": 0.5, "local_steps": 1, "local_lr": 0.0}
-    setting = prepare(small({"name": "central_adaptive", "clip_lr": 3.0}, training=training), local())
+    privacy = {"name": "central_adaptive", "clip_lr": 3.0, "noise_multiplier": 2.0}
+    setting = prepare(small(privacy, training=training), local())
+    multiplier = setting.mechanism.updates_multiplier
+    assert multiplier == pytest.approx(2 / math.sqrt(1 - (2 / 3) ** 2))  # count_noise = 30 / 20
     before, clips, steps = setting.net.initial(setting.key.fold("initial")).astype(float), [], []
     for state, row in run(setting, local(), compute_here):
         clips.append({m: v for m, _, v in row.values}["clip_norm"])
-        steps.append((state.parameters - before) * setting.plan.cohort / setting.mechanism.updates_multiplier)
+        steps.append((state.parameters - before) * setting.plan.cohort / multiplier)
         before = state.parameters.astype(float)
     assert min(a / b for a, b in itertools.pairwise(clips)) > 2  # every norm is 0: C falls fast
     assert all(within(step, clip) for step, clip in zip(steps, clips, strict=True))
     assert not any(within(step, clip) for step, clip in zip(steps, clips[1:], strict=False))
+    assert not any(within(step, 2 / multiplier * clip) for step, clip in zip(steps, clips, strict=True))
 
 
 def test_the_noise_on_the_count_has_the_size_that_is_charged():
@@ -262,6 +269,19 @@ def test_what_a_mechanism_remembers_survives_an_interruption(privacy, tmp_path):
     forgetting = dataclasses.replace(kept, memory=whole[0][0].memory, last=whole[0][0].last)
     *_, (other, _) = run(setting, local(), compute_here, forgetting)
     assert not np.array_equal(other.parameters, resumed.parameters)
+
+
+@pytest.mark.parametrize("privacy", [*REMEMBERING, {"name": "distributed", "cohort": 9, "colluders": 2}])
+def test_chunks_that_are_done_elsewhere_give_the_same_bits(privacy):
+    """What a node needs to know of a mechanism, such as the clip norm of the round, is in what it is sent."""
+    training = {"rounds": 4, "sampling_prob": 0.4, "local_steps": 1, "local_lr": 0.1}
+    setting = prepare(small(privacy, training=training), local(8))
+
+    def elsewhere(now, parameters, round, chunks):
+        parts = shared_out(pack_task(now, local(8), parameters, round, chunks), 2) if chunks else []
+        return read_partials(joined([perform(part) for part in parts]), len(chunks)) if chunks else []
+
+    assert last_bytes(setting, local(8), elsewhere) == last_bytes(setting, local(8), compute_here)
 
 
 @pytest.mark.parametrize(
