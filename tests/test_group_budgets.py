@@ -15,7 +15,7 @@ from fedacdp.privacy.group_aware import GroupAware
 from fedacdp.rounds import compute_here, draw_cohort, first_state, run
 from fedacdp.setting import prepare
 from fedacdp.tasks import pack_task, perform, read_partials
-from tests.conftest import SCALED, experiment, last_bytes, local, raw_experiment
+from tests.conftest import MECHANISMS, SCALED, experiment, last_bytes, local, raw_experiment, under
 
 PLAN = Plan(users=1000, sampling_prob=0.1, rounds=100, local_steps=5, batch=4.0, batch_prob=1 / 3)
 TWO = {"shares": (0.9, 0.1), "eps": (1.0, 4.0)}
@@ -309,3 +309,14 @@ def test_an_experiment_with_budgets_is_named_by_them():
     other = experiment_from(raw_experiment(data=DATA, privacy=told("sample", budgets={"label=8": 5.0, "others": 1.0})))
     assert one.run_id != other.run_id
     assert Experiment.model_validate_json(one.text).run_id == one.run_id
+
+
+@pytest.mark.parametrize("name", [name for name in MECHANISMS if name != "none"])
+def test_the_statement_of_every_mechanism_has_all_that_an_epsilon_needs(name):
+    stated = prepare(under(MECHANISMS[name]), local()).guarantee.to_json()
+    wanted = ("setting", "unit", "adjacency", "observer", "releases", "epsilon", "accountant", "sampler", "tuning")
+    assert all(stated[field] for field in wanted)
+    assert "delta" in stated
+    assert "mu" in stated
+    assert stated["accountant"].startswith("pure epsilon") or "dp-accounting 0." in stated["accountant"]
+    assert stated["accountant"] in stated["sentence"]

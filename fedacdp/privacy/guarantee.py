@@ -61,7 +61,8 @@ class Guarantee:
         noise = f"noise multiplier {self.noise_multiplier:.4g}, clip norm {self.clip_norm:g}; "
         noise = "" if math.isnan(self.noise_multiplier) else noise
         each = "; ".join(
-            f"{name} epsilon = {group.epsilon:.3g} ({group.share:.1%} of users, {group.influence:.1%} of the influence)"
+            f"{name} epsilon = {group.epsilon:.3g} ({group.share:.1%} of users, {group.influence:.1%} of the influence "
+            "if all fill their clip norm)"
             for name, group in self.groups.items()
         )
         forecast = "A forecast of a larger run; this one has no such guarantee. " if self.forecast else ""
@@ -75,7 +76,8 @@ class Guarantee:
 
     def to_json(self) -> dict[str, Any]:
         """Plain values for the manifest; infinity as text and NaN as null, because JSON has neither."""
-        plain = asdict(self) | {"sentence": self.sentence}
+        stated = {"sentence": self.sentence, "not_covered": self.NOT_COVERED, "tuning": "not counted"}
+        plain = asdict(self) | {"setting": SETTINGS.get(self.observer, self.observer)} | stated
         return {name: _json_value(value) for name, value in plain.items()}
 
 
@@ -92,6 +94,10 @@ def delta_warnings(delta: float, users: int) -> tuple[str, ...]:
     if not users or delta < 1 / users:
         return ()
     return (f"delta = {delta:g} is not below 1/users = {1 / users:g}: it permits betraying a user",)
+
+
+SETTINGS = {"model_holder": "central", "server": "local", "none": "none"}
+"""Who is trusted: the server that adds the noise, or nobody."""
 
 
 def _json_value(value: Any) -> Any:
