@@ -17,12 +17,15 @@ from fedacdp.theory.audit import canary_epsilon, errors_of, two_world_ceiling
 LEAST = 8
 """Canaries without whom nothing is told."""
 
+_CROWD = 20  # parameters for each canary that leave room
+
 
 def canaries(setting: Setting, execution: Execution, number: int, claimed: float) -> list[Finding]:
     """Epsilon as `number` canaries see it in the last model, beside the `claimed` one: an estimate, and a lower bound
     (95 %) from a threshold on the cosines of canaries that took part and of as many that did not, with its ceiling.
 
     A canary sends clip_norm times a uniform unit vector whenever it is sampled, and adds noise as everybody does.
+    Canaries hide each other where they are not far fewer than parameters: then both are smaller than they could be.
     Not measurable where no guarantee is of users, or messages are not summed.
     """
     mechanism, why = setting.mechanism, ""
@@ -46,6 +49,8 @@ def canaries(setting: Setting, execution: Execution, number: int, claimed: float
     most = two_world_ceiling(number // 2, number // 2, mechanism.delta)
     said = f"claimed: {claimed:.3g}"
     verdict = "REFUTED" if bound > claimed else f"not refuted; {number} canaries cannot show more than {most:.2f}"
+    if number > len(first) / _CROWD:
+        verdict += f"; so many canaries among {len(first)} parameters hide each other"
     return [
         Finding("canaries", "epsilon, estimate", canary_epsilon(seen, len(first), mechanism.delta), note=said),
         Finding("canaries", "epsilon, at least", bound, chance=0.0, ceiling=most, note=f"{said}, {verdict}"),
