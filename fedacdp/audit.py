@@ -45,7 +45,7 @@ def audit(
         View | None,
         typer.Option(
             help="messages: before noise; noised: as sent; sum: of a round, with who took part; models: these alone.",
-            show_default="what the guarantee is against",
+            show_default="noised if local, sum if central, else messages",
         ),
     ] = None,
     shadows: Annotated[int, typer.Option(help="Shadow runs for membership, twice as many trained.", min=0)] = 0,

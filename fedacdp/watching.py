@@ -119,8 +119,8 @@ class _Watcher:
         self.links.add(seen.ids, seen.messages)
 
     def direction(self, clip: float, model: np.ndarray, round: int) -> np.ndarray | None:
-        """The unit vector (P,) from what the guides would send to what they would if they were members; None if they
-        would send the same, or nothing."""
+        """The unit vector (P,) from what the guides would send to what they would if they were members, of the first
+        collective; None if they would send the same, or nothing."""
         found, guides = [], np.flatnonzero(self.guides)
         for number in (-1, 0):
             tried = np.where(self.guides, number, -1).astype(self.campaign.collective.dtype)
