@@ -11,6 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
+from fedacdp.audit import audit
 from fedacdp.comparing import compare
 from fedacdp.config import ConfigError, Execution, parts_of
 from fedacdp.grid import find_study, read_study, setting, study_files
@@ -27,6 +28,7 @@ data_app = typer.Typer(help="Data sets.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
 app.command()(plan)
 app.command()(compare)
+app.command()(audit)
 
 
 class Format(StrEnum):

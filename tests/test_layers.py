@@ -11,7 +11,7 @@ from fedacdp.config import PARTS, parts_of
 
 ROOT = Path(__file__).parent.parent
 LAYERS = [
-    {"keys", "kept", "users", "parts", "wire", "products", "theory"},
+    {"keys", "kept", "users", "parts", "wire", "products", "theory", "anonymity"},
     {
         "strategy",
         "signals",
@@ -27,10 +27,10 @@ LAYERS = [
         "fleet",
     },
     {"config", "training", "faults", "grid", "local", "machine", "acting"},
-    {"labels", "rounds", "setting", "ranking", "bounds", "contradictions", "certified"},
-    {"results", "tasks", "memory", "checkpoint", "derived", "firms"},
+    {"labels", "rounds", "setting", "ranking", "bounds", "contradictions", "certified", "watching"},
+    {"results", "tasks", "memory", "checkpoint", "derived", "firms", "findings", "shadows", "canaries"},
     {"nodes", "study"},
-    {"report", "display", "flower", "plan", "cells", "comparing"},
+    {"report", "display", "flower", "plan", "cells", "comparing", "audit"},
     {"cli"},
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from scipy.stats import binom, norm
 
+from fedacdp.privacy import accounting
 from fedacdp.theory import audit
 from fedacdp.theory.ceilings import epsilon_of_mu
 
@@ -97,6 +98,22 @@ def test_canaries_recover_the_epsilon_of_a_gaussian():
     cosines = (cosines - cosines.mean()) / cosines.std(ddof=1) / math.sqrt(dimension) + mu / math.sqrt(dimension)
     assert audit.canary_epsilon(cosines, dimension, 1e-5) == pytest.approx(epsilon_of_mu(mu, 1e-5), rel=1e-6)
     assert audit.canary_epsilon(cosines * 0 + rng.normal(0, 0.01, 100_000), dimension, 1e-5) < 0.2
+
+
+def test_the_ceilings_of_a_sampled_run_are_those_that_are_known():
+    curve = accounting.deltas(accounting.Gaussians(1.0, 0.1, 100))
+    limits = [audit.tpr_limit(rate, *curve) for rate in (0.1, 0.01, 0.001)]
+    assert limits == pytest.approx([0.470, 0.146, 0.039], abs=1e-3)  # those of a coarser grid
+    assert audit.auc_limit(*curve) == pytest.approx(0.801, abs=1e-3)
+
+
+@pytest.mark.parametrize("mu", [0.2681, 0.9249])
+def test_the_ceilings_of_a_gaussian_are_its_trade_off_curve(mu):
+    epsilons = np.linspace(0, 20, 2001)
+    curve = epsilons, np.array([accounting.delta_of_mu(float(e), mu) for e in epsilons])
+    for rate in (0.1, 0.01, 0.001):
+        assert audit.tpr_limit(rate, *curve) == pytest.approx(norm.cdf(norm.ppf(rate) + mu), abs=1e-4)
+    assert audit.auc_limit(*curve) == pytest.approx(norm.cdf(mu / math.sqrt(2)), abs=1e-4)
 
 
 def test_intervals_cover_as_often_as_they_say():

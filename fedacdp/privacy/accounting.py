@@ -79,6 +79,16 @@ def epsilon_rdp(releases: Gaussians, delta: float) -> float:
     return float(RdpAccountant(_WHOLE_ORDERS).compose(releases.event).get_epsilon(delta))
 
 
+@lru_cache(maxsize=64)
+def deltas(releases: Gaussians) -> tuple[np.ndarray, np.ndarray]:
+    """Of noisy releases the whole curve, by PLD: epsilon (G,) from 0 on, and delta (G,) there."""
+    from dp_accounting.pld import PLDAccountant
+
+    accountant = PLDAccountant().compose(releases.event)
+    grid = np.concatenate([np.linspace(0, 10, 201), np.linspace(10, 60, 101)[1:]])
+    return grid, np.array([accountant.get_delta(float(epsilon)) for epsilon in grid])
+
+
 def delta_of_mu(eps: float, mu: float) -> float:
     """delta(epsilon) of mu-Gaussian DP, exact (Balle and Wang 2018, Theorem 8; Dong et al. 2022, Corollary 2.13)."""
     from scipy.special import log_ndtr, ndtr

@@ -17,7 +17,7 @@ from scipy.stats import beta, binom
 
 from fedacdp.theory.ceilings import epsilon_of_mu
 from fedacdp.theory.detection import audited_epsilon, audited_mu, rate_limit
-from fedacdp.theory.domain import inside, not_negative, positive
+from fedacdp.theory.domain import inside, not_negative, positive, share
 
 FAILURE = 0.05
 _MOST = 100.0  # no audit with fewer than e^100 trials can show more
@@ -166,6 +166,22 @@ def canary_epsilon(cosines: np.ndarray, dimension: int, delta: float) -> float:
     while excess(high) > 0 and high < 1e6:
         high *= 2
     return float(brentq(excess, 0.0, high, xtol=1e-9)) if high < 1e6 else math.inf
+
+
+def tpr_limit(false_positive: float, epsilons: np.ndarray, deltas: np.ndarray) -> float:
+    """The largest true-positive rate at this false-positive rate that delta (G,) at epsilon (G,) leaves, 0 among them:
+
+    the least of e^epsilon FPR + delta and of 1 - e^-epsilon (1 - delta - FPR) (Kairouz, Oh, Viswanath 2015).
+    """
+    rate = share("false_positive", false_positive)
+    first, second = np.exp(epsilons) * rate + deltas, 1 - np.exp(-epsilons) * (1 - deltas - rate)
+    return float(min(1.0, first.min(), second.min()))
+
+
+def auc_limit(epsilons: np.ndarray, deltas: np.ndarray) -> float:
+    """The area under `tpr_limit`."""
+    rates = np.concatenate([[0.0], np.geomspace(1e-9, 1, 2000)])
+    return float(np.trapezoid([tpr_limit(float(rate), epsilons, deltas) for rate in rates], rates))
 
 
 def interval(hits: int, trials: int, failure: float = FAILURE) -> tuple[float, float]:
