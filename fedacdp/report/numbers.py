@@ -25,6 +25,10 @@ ACCURACY, SUCCESS = ("accuracy", "all"), ("success", "all")
 BASELINE, CEILING, FLOOR = "success_baseline", bounds.CEILING, bounds.FLOOR
 """Metrics that stand beside the success of a group."""
 
+LASTED, LASTED_AT_LEAST = "persistence", "persistence_at_least"
+MEASURED = ["accuracy", "accuracy_baseline", "success", BASELINE, CEILING, FLOOR, LASTED, LASTED_AT_LEAST]
+"""Metrics that the page takes from the last round."""
+
 
 @dataclass(frozen=True)
 class Estimate:
@@ -50,11 +54,21 @@ class Estimate:
 class Run:
     """One finished run: what its manifest and experiment say."""
 
-    run_id: str
-    seed: int
+    experiment: Experiment
     setting: str
-    alpha: float
     manifest: dict[str, Any]
+
+    @property
+    def run_id(self) -> str:
+        return self.experiment.run_id
+
+    @property
+    def seed(self) -> int:
+        return self.experiment.seed
+
+    @property
+    def alpha(self) -> float:
+        return self.experiment.strategy.alpha
 
     @property
     def status(self) -> str:
@@ -178,10 +192,7 @@ def _study(place: Path) -> StudyResults:
     frame = table(place)
     frame = frame[frame["status"] == "done"]
     estimates = _estimates(frame)
-    runs = [
-        Run(experiment.run_id, experiment.seed, label, experiment.strategy.alpha, manifest)
-        for (_, manifest, experiment), label in zip(found, labels, strict=True)
-    ]
+    runs = [Run(experiment, label, manifest) for (_, manifest, experiment), label in zip(found, labels, strict=True)]
     runs.sort(key=lambda run: (run.setting, run.alpha, run.seed))
     first = {label: (experiment, manifest) for (_, manifest, experiment), label in zip(found, labels, strict=True)}
     by_setting = []
@@ -219,7 +230,7 @@ def _order(setting: Setting) -> tuple[Any, ...]:
 
 def _estimates(frame: pd.DataFrame) -> dict[tuple[str, float], dict[Key, Estimate]]:
     """By setting and alpha: metric and group -> the estimate over the last rounds of these (done) runs."""
-    last = frame[frame["metric"].isin(["accuracy", "success", BASELINE, CEILING, FLOOR])].dropna(subset=["value"])
+    last = frame[frame["metric"].isin(MEASURED)].dropna(subset=["value"])
     last = last[last["round"] == last.groupby("run_id")["round"].transform("max")]
     found: dict[tuple[str, float], dict[Key, Estimate]] = {}
     for (setting, alpha, metric, group), rows in last.groupby(["setting", "alpha", "metric", "group"]):
