@@ -64,16 +64,17 @@ def drawn(figure: Figure) -> dict[str, bytes]:
     if size is None:
         raise ValueError("the drawing has no size")
     width, height = float(size[1]), float(size[2])
-    scale = COLUMN * _POINTS / width
-    sized = f'width="{COLUMN:g}mm" height="{COLUMN * height / width:.2f}mm"'
-    named = svg.replace(f'width="{size[1]}" height="{size[2]}"', sized, 1)
+    inner, points = f'width="{size[1]}" height="{size[2]}"', COLUMN * _POINTS
+    across = svg.replace(inner, f'width="{COLUMN:g}mm" height="{COLUMN * height / width:.2f}mm"', 1)
+    in_points = svg.replace(inner, f'width="{points:.2f}" height="{points * height / width:.2f}"', 1)
+    scale = points / width
     return {
-        "svg": named.encode(),
-        "pdf": vl_convert.svg_to_pdf(named),
+        "svg": across.encode(),
+        "pdf": vl_convert.svg_to_pdf(in_points),
         "png": vl_convert.vegalite_to_png(specification, scale=scale, ppi=_DOTS, allowed_base_urls=[]),
     }
 
 
 def slug(name: str) -> str:
     """A file name of small letters, digits and _."""
-    return re.sub(r"[^a-z0-9.]+", "_", name.lower()).strip("_.")[:100] or "figure"
+    return re.sub(r"[^a-z0-9.]+", "_", name.lower().replace("\u03b5", "epsilon")).strip("_.")[:100] or "figure"

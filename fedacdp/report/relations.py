@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import altair as alt
@@ -17,11 +18,11 @@ from fedacdp.report.words import names, percent, place, share, titled
 AXES: dict[str, tuple[str, Callable[[Setting, Point], float]]] = {
     "alpha": ("Share of users in the collective", lambda setting, point: point.alpha),
     "compliance": (
-        "Chance that a member acts in a round",
+        "Members who act",
         lambda setting, point: setting.experiment.strategy.compliance,
     ),
     "sampling_prob": (
-        "Share of users who are asked in a round",
+        "Users asked in a round",
         lambda setting, point: setting.experiment.training.sampling_prob,
     ),
 }
@@ -56,10 +57,9 @@ def masses(study: StudyResults, key: Key) -> Rows:
             continue
         found = critical_mass(setting, key)
         at = points[-1].alpha if found is None else found
-        seeds = sorted({point.done for point in points})
         rows.append(
             {"kind": place(setting), "line": _beside_epsilon(setting), "epsilon": setting.epsilon, "value": at,
-             "reached": found is not None, "seeds": seeds}
+             "reached": found is not None}
         )  # fmt: skip
     several = {(row["kind"], row["line"]) for row in rows}
     lines = {slot: {row["epsilon"] for row in rows if (row["kind"], row["line"]) == slot} for slot in several}
@@ -160,15 +160,19 @@ def heat_maps(study: StudyResults, key: Key) -> list[tuple[str, Rows]]:
     axes = varied(study)
     if not axes:
         return []
+    dropped = tuple(f"{part}.{name}=" for part, name in _FIELDS if name in axes)
+    settings = [
+        replace(s, label=" ".join(word for word in s.label.split() if not word.startswith(dropped)))
+        for s in study.settings
+    ]
+    named = names(tuple({setting.label: setting for setting in settings}.values()))
     maps: dict[str, Rows] = {}
-    for setting in study.settings:
-        dropped = tuple(f"{part}.{name}=" for part, name in _FIELDS if name in axes)
-        label = " ".join(word for word in setting.label.split() if not word.startswith(dropped))
+    for setting in settings:
         for point in setting.measured:
             if key in point.estimates and (point.alpha > 0 or "alpha" not in axes):
                 row = {name: AXES[name][1](setting, point) for name in axes}
-                extra = "" if "alpha" in axes else f" at {share(point.alpha)}"
-                maps.setdefault(label + extra, []).append(row | {"value": point.mean(key), "seeds": point.done})
+                extra = "" if "alpha" in axes else f", {share(point.alpha)} of the users"
+                maps.setdefault(named[setting.label] + extra, []).append(row | {"value": point.mean(key)})
     return [(name, rows) for name, rows in maps.items() if all(len({row[axis] for row in rows}) > 1 for axis in axes)]
 
 
@@ -192,7 +196,7 @@ def heat_map(study: StudyResults, name: str, rows: Rows, title: str) -> alt.Laye
         data(shown).mark_rect(stroke="white", strokeWidth=2).encode(x=x, y=y, color=fill),
         data(shown).mark_text(fontSize=13).encode(x=x, y=y, text="text:N", color=ink),
     )
-    height = 40 * len({row[up] for row in rows})
+    height = 48 * len({row[up] for row in rows})
     return styled(chart.properties(width=400, height=height, title=alt.TitleParams(title, subtitle=name)))
 
 
