@@ -24,9 +24,10 @@ from fedacdp.report import page as page_module
 from fedacdp.report import write_page
 from fedacdp.report.answer import answer, certainty, reach
 from fedacdp.report.figures import against_share, thinned, with_intervals
-from fedacdp.report.numbers import SUCCESS, Estimate, StudyResults, studies
+from fedacdp.report.numbers import SUCCESS, Estimate, StudyResults
 from fedacdp.report.odds import detection_bound, odds, rounded_up
 from fedacdp.report.page import groups, promises
+from fedacdp.report.reading import studies
 from fedacdp.report.recipe import toml
 from fedacdp.report.words import names, percent, scales
 from fedacdp.results import save_rounds, table, write_json
@@ -470,3 +471,32 @@ def test_wrong_input_is_told_in_one_line(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(ConfigError, match="cannot be written"):
         write_page(tmp_path, tmp_path / "file" / "page.html")
+
+
+def test_what_cannot_be_read_is_told_in_a_line_each_and_the_rest_is_shown(tmp_path: Path) -> None:
+    folder = tmp_path / "mixed"
+    add_study(folder)
+    add_grid(folder, [NONE], [0.0, 0.1], 1)
+    add_run(folder, experiment(seed=9), study="another")
+    spoiled = {}
+    for seed, name in enumerate(("manifest.json", "experiment.json", "rounds.parquet"), 1):
+        made = experiment(seed=seed)
+        add_run(folder, made)
+        (folder / made.run_id / name).write_text("{")
+        spoiled[name] = made.run_id
+    newer = experiment(seed=4)
+    add_run(folder, newer)
+    write_json(folder / newer.run_id / "experiment.json", json.loads(newer.text) | {"novelty": 1})
+    begun = experiment(seed=5)
+    add_run(folder, begun)
+    (folder / begun.run_id / "manifest.json").unlink()
+    study = only(folder)
+    assert len(study.runs) == 3
+    assert len(study.faults) == 6
+    html = " ".join(write_page(folder, tmp_path / "page.html").read_text(encoding="utf-8").split())
+    for name, run_id in (*spoiled.items(), ("novelty", newer.run_id), ("not finished", begun.run_id)):
+        assert any(name in line and run_id in line for line in study.faults), name
+    assert "holds runs of 2 studies, another, mixed" in html
+    assert html.count("Not all of the folder is shown.") == 6
+    with pytest.raises(ConfigError, match="damaged manifest"):
+        table(folder)

@@ -15,8 +15,8 @@ from fedacdp.report import words
 from fedacdp.report.answer import certainty
 from fedacdp.report.drawing import save, slug
 from fedacdp.report.explorer import island
-from fedacdp.report.numbers import studies
 from fedacdp.report.page import drawings, section
+from fedacdp.report.reading import studies
 from fedacdp.results import write
 
 

@@ -58,12 +58,12 @@ def masses(study: StudyResults, key: Key) -> Rows:
         found = critical_mass(setting, key)
         at = points[-1].alpha if found is None else found
         rows.append(
-            {"kind": place(setting), "line": _beside_epsilon(setting), "epsilon": setting.epsilon, "value": at,
+            {"kind": place(setting), "setting": _beside_epsilon(setting), "epsilon": setting.epsilon, "value": at,
              "reached": found is not None}
         )  # fmt: skip
-    several = {(row["kind"], row["line"]) for row in rows}
-    lines = {slot: {row["epsilon"] for row in rows if (row["kind"], row["line"]) == slot} for slot in several}
-    return [row for row in rows if len(lines[row["kind"], row["line"]]) > 1]
+    several = {(row["kind"], row["setting"]) for row in rows}
+    lines = {slot: {row["epsilon"] for row in rows if (row["kind"], row["setting"]) == slot} for slot in several}
+    return [row for row in rows if len(lines[row["kind"], row["setting"]]) > 1]
 
 
 def _beside_epsilon(setting: Setting) -> str:
@@ -75,7 +75,7 @@ def _beside_epsilon(setting: Setting) -> str:
 def mass_against_epsilon(rows: Rows, title: str) -> alt.HConcatChart:
     """The critical mass against epsilon, a frame for each kind of guarantee, because their epsilons are not on one
     scale; an open triangle where it was not reached, at the largest share that was tried."""
-    lines = list(dict.fromkeys(row["line"] for row in rows))
+    lines = list(dict.fromkeys(row["setting"] for row in rows))
     color, dash, _ = encodings(lines, 320 if len(lines) > 1 else None)
     kinds = list(dict.fromkeys(row["kind"] for row in rows))
     most = max(row["value"] for row in rows)
@@ -103,7 +103,7 @@ def told_masses(rows: Rows) -> list[str]:
     """The critical masses in words, one line per kind of guarantee and variant."""
     lines: dict[str, list[str]] = {}
     for row in sorted(rows, key=lambda row: row["epsilon"]):
-        name = row["kind"] + ("" if row["line"] == "as it is" else f" ({row['line']})")
+        name = row["kind"] + ("" if row["setting"] == "as it is" else f" ({row['setting']})")
         value = share(float(f"{row['value']:.3g}"))
         text = value if row["reached"] else f"not reached at {value}, the largest measured"
         lines.setdefault(name, []).append(f"{text} with \u03b5\u00a0=\u00a0{row['epsilon']:.3g}")
