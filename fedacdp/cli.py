@@ -143,9 +143,15 @@ def table(
 def report(
     folder: Annotated[Path, typer.Argument(help="A folder of results.")],
     out: Annotated[Path | None, typer.Option(help="The page; default FOLDER/report.html.")] = None,
+    figures: Annotated[Path | None, typer.Option(help="A folder for its figures as SVG, PDF and PNG.")] = None,
 ) -> None:
-    """Write the page: one HTML file that opens from disk."""
+    """Write the page: one HTML file that opens from disk; with --figures, its figures for a paper too."""
     typer.echo(str(_page(folder, out)))
+    if figures is not None:
+        from fedacdp.report import write_figures
+
+        for path in write_figures(folder, figures):
+            typer.echo(str(path))
 
 
 @app.command("list")

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from pyarrow import parquet
 from safetensors.numpy import save
 
 from fedacdp import bounds, firms
@@ -124,22 +125,47 @@ def manifest_of(folder: Path) -> dict[str, Any] | None:
         raise ConfigError(f"{path}: damaged manifest ({error}); delete the folder to run it again") from None
 
 
-def finished_runs(folder: Path) -> Iterator[tuple[Path, dict[str, Any], Experiment]]:
-    """Every finished run at or below `folder`: its folder, manifest and experiment."""
+def finished_runs(folder: Path, faults: list[str] | None = None) -> Iterator[tuple[Path, dict[str, Any], Experiment]]:
+    """Every finished run at or below `folder`: its folder, manifest and experiment. ConfigError for one that cannot be
+    read; with a list of `faults`, that is told there, a line each, and the others go on."""
     if not folder.is_dir():
         raise ConfigError(f"{folder}: no such folder of results")
     for path in sorted(folder.rglob("manifest.json")):
-        manifest = manifest_of(path.parent)
-        if manifest is None:
-            continue
         try:
-            raw = json.loads((path.parent / "experiment.json").read_text())
+            found = _run_in(path.parent, faults is not None)
+        except ConfigError as error:
+            if faults is None:
+                raise
+            faults.append(str(error))
+            continue
+        if found is not None:
+            yield path.parent, *found
+
+
+def _run_in(folder: Path, thorough: bool) -> tuple[dict[str, Any], Experiment] | None:
+    manifest = manifest_of(folder)
+    if manifest is None:
+        return None
+    try:
+        raw = json.loads((folder / "experiment.json").read_text())
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{folder}: experiment.json cannot be read ({error})") from None
+    try:
+        experiment = experiment_from(raw)
+    except ConfigError as error:
+        raise ConfigError(f"{folder}: experiment.json is not of this version of fedacdp: {error}") from None
+    if thorough:
+        absent = [name for name in ("study", "role", "guarantee", "execution", "versions") if name not in manifest]
+        if absent:
+            raise ConfigError(f"{folder}: manifest.json is not of this version of fedacdp: no {', '.join(absent)}")
+        try:
+            parquet.read_schema(folder / "rounds.parquet")
         except (OSError, ValueError) as error:
-            raise ConfigError(f"{path.parent}: experiment.json cannot be read ({error})") from None
-        yield path.parent, manifest, experiment_from(raw)
+            raise ConfigError(f"{folder / 'rounds.parquet'}: cannot be read ({error})") from None
+    return manifest, experiment
 
 
-def table(folder: Path) -> pd.DataFrame:
+def table(folder: Path, faults: list[str] | None = None) -> pd.DataFrame:
     """The tidy table of all finished runs at or below `folder`, columns COLUMNS, one row per run, round, metric, group.
 
     What was measured of the model, as `success` and `accuracy`, has a `success_baseline`, `accuracy_baseline` and so on
@@ -147,9 +173,10 @@ def table(folder: Path) -> pd.DataFrame:
     follow `accuracy_drop`, `amplification`, `utility` and `persistence`, see `fedacdp.outcomes`, and a
     `success_ceiling` and a `success_floor`, or why there is none, see `bounds.rows`. From the runs of two firms follows
     `dlp`, see `firms.rows`; where two collectives act, and the runs of each alone are there too, `constructiveness` of
-    the group of each. ConfigError if there are no runs or a file is damaged.
+    the group of each. ConfigError if there are no runs or a file is damaged, which goes to `faults` if there are some,
+    see `finished_runs`.
     """
-    runs = list(finished_runs(folder))
+    runs = list(finished_runs(folder, faults))
     if not runs:
         raise ConfigError(f"{folder}: no finished runs")
     labels = settings([experiment for _, _, experiment in runs])

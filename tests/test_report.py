@@ -10,6 +10,7 @@ import re
 import tomllib
 from collections.abc import Callable
 from html.parser import HTMLParser
+from importlib.resources import files
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,9 +24,10 @@ from fedacdp.report import page as page_module
 from fedacdp.report import write_page
 from fedacdp.report.answer import answer, certainty, reach
 from fedacdp.report.figures import against_share, thinned, with_intervals
-from fedacdp.report.numbers import SUCCESS, Estimate, StudyResults, studies
+from fedacdp.report.numbers import SUCCESS, Estimate, StudyResults
 from fedacdp.report.odds import detection_bound, odds, rounded_up
 from fedacdp.report.page import groups, promises
+from fedacdp.report.reading import studies
 from fedacdp.report.recipe import toml
 from fedacdp.report.words import names, percent, scales
 from fedacdp.results import save_rounds, table, write_json
@@ -33,6 +35,7 @@ from fedacdp.rounds import Row
 from tests.conftest import experiment
 
 HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(1)> \" ' & {{ 7*7 }} =1+1 \u2028"
+SCRIPT = files("fedacdp.report").joinpath("page.js").read_text(encoding="utf-8")
 ROUNDS = 3
 NONE = {"name": "none"}
 CENTRAL = {"name": "central", "noise_multiplier": 2.0, "delta": 1e-3, "clip_norm": 1.0}
@@ -212,12 +215,15 @@ def test_each_point_links_to_its_runs_and_all_ids_are_different(example: Example
     ids = parsed.values("id")
     assert len(ids) == len(set(ids))
     links = parsed.values("href")
-    assert {link for link in links if link != "data:,"} <= {f"#{name}" for name in ids}
+    assert {link for link in links if not link.startswith("data:")} <= {f"#{name}" for name in ids}
     assert {f"#s1-{run.run_id}" for run in example.study.runs} <= set(links)
 
 
 def loads(html: str) -> list[str]:
     """Everything in a page that would make a browser ask for something or run something."""
+    own = (f"<script>{SCRIPT}</script>", '<script type="application/json" id="measured">')
+    for script in own:  # what the policy admits, and data
+        html = html.replace(script, "", 1)
     parsed = Parsed(html)
     bad = [tag for tag in parsed.tags if tag in ("script", "img", "iframe", "object", "embed", "image", "use")]
     bad += [name for name, value in parsed.attributes if name.startswith("on") or name in ("src", "srcset", "style")]
@@ -226,7 +232,7 @@ def loads(html: str) -> list[str]:
     return bad + [url for url in re.findall(r"https?://[^\"' <)]*", html) if not url.startswith("http://www.w3.org/")]
 
 
-def test_the_page_loads_nothing_and_its_policy_admits_its_own_style_only(example: Example) -> None:
+def test_the_page_loads_nothing_and_its_policy_admits_its_own_style_and_script_only(example: Example) -> None:
     html = example.html
     assert loads(html) == []
     assert loads('<img src="https://example.org/a.png" onload="x()">')  # the check sees what it should
@@ -236,13 +242,17 @@ def test_the_page_loads_nothing_and_its_policy_admits_its_own_style_only(example
     policy = next(value for value in Parsed(html).values("content") if "default-src" in value)
     assert "default-src 'none'" in policy
     assert f"style-src 'sha256-{digest}'" in policy
+    (script,) = re.findall(r"<script>(.*?)</script>", html, re.DOTALL)
+    assert script == SCRIPT
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    assert f"script-src 'sha256-{digest}';" in policy
     assert "unsafe" not in policy
 
 
 def test_the_page_is_small_and_can_be_read_without_seeing_it(example: Example) -> None:
     html, parsed = example.html, example.parsed
     assert len(html.encode()) < 1_500_000
-    assert parsed.values("role").count("img") == parsed.tags.count("svg") == 6
+    assert parsed.values("role").count("img") == parsed.tags.count("svg") == 7
     alternatives = [text for text in parsed.values("aria-label") if text.startswith("Line chart of success")]
     named = names(example.study.settings)
     for setting in example.study.settings:
@@ -276,6 +286,8 @@ def test_what_a_study_lacks_is_absent(tmp_path: Path) -> None:
     html = write_page(folder, tmp_path / "deep" / "page.html").read_text(encoding="utf-8")
     parsed = Parsed(html)
     assert "svg" not in parsed.tags
+    assert "script" not in parsed.tags
+    assert "script-src" not in html
     headings = [text for tag, text in parsed.texts if tag in ("h1", "h2") and text.strip()]
     assert headings[:2] == ["Does it work?", "What each privacy guarantee means"]
     assert ["Setting", "Share", "Seeds", "Epsilon", "Accuracy", "Runs"] in parsed.rows
@@ -459,3 +471,32 @@ def test_wrong_input_is_told_in_one_line(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(ConfigError, match="cannot be written"):
         write_page(tmp_path, tmp_path / "file" / "page.html")
+
+
+def test_what_cannot_be_read_is_told_in_a_line_each_and_the_rest_is_shown(tmp_path: Path) -> None:
+    folder = tmp_path / "mixed"
+    add_study(folder)
+    add_grid(folder, [NONE], [0.0, 0.1], 1)
+    add_run(folder, experiment(seed=9), study="another")
+    spoiled = {}
+    for seed, name in enumerate(("manifest.json", "experiment.json", "rounds.parquet"), 1):
+        made = experiment(seed=seed)
+        add_run(folder, made)
+        (folder / made.run_id / name).write_text("{")
+        spoiled[name] = made.run_id
+    newer = experiment(seed=4)
+    add_run(folder, newer)
+    write_json(folder / newer.run_id / "experiment.json", json.loads(newer.text) | {"novelty": 1})
+    begun = experiment(seed=5)
+    add_run(folder, begun)
+    (folder / begun.run_id / "manifest.json").unlink()
+    study = only(folder)
+    assert len(study.runs) == 3
+    assert len(study.faults) == 6
+    html = " ".join(write_page(folder, tmp_path / "page.html").read_text(encoding="utf-8").split())
+    for name, run_id in (*spoiled.items(), ("novelty", newer.run_id), ("not finished", begun.run_id)):
+        assert any(name in line and run_id in line for line in study.faults), name
+    assert "holds runs of 2 studies, another, mixed" in html
+    assert html.count("Not all of the folder is shown.") == 6
+    with pytest.raises(ConfigError, match="damaged manifest"):
+        table(folder)

@@ -12,8 +12,11 @@ from markupsafe import Markup
 
 from fedacdp.config import ConfigError
 from fedacdp.report import words
-from fedacdp.report.numbers import studies
-from fedacdp.report.page import section
+from fedacdp.report.answer import certainty
+from fedacdp.report.drawing import save, slug
+from fedacdp.report.explorer import island
+from fedacdp.report.page import drawings, section
+from fedacdp.report.reading import studies
 from fedacdp.results import write
 
 
@@ -31,18 +34,45 @@ def write_page(folder: Path, out: Path) -> Path:
     return out
 
 
+def write_figures(folder: Path, out: Path) -> list[Path]:
+    """Write the figures of the page of every study at or below `folder` to the folder `out`, each as SVG, PDF and PNG
+    of one column's width with its text and number of seeds as JSON; of several studies, each has a folder of its own.
+    Returns the files. ConfigError as for `write_page`."""
+    found = studies(folder)
+    written = []
+    for study in found:
+        about = {"study": study.name, "question": study.question, "seeds": study.seeds, "certainty": certainty(study)}
+        written += save(drawings(section(study)), out / slug(study.name) if len(found) > 1 else out, about)
+    return written
+
+
 def render(sections: list[dict[str, object]]) -> str:
-    """The page as HTML. All text is escaped; the policy admits the page's own style sheet and nothing else."""
+    """The page as HTML. All text is escaped; the policy admits the page's own style sheet and script and nothing
+    else, and a page without an explorer has no script."""
     files = resources.files(__package__)
-    style = files.joinpath("page.css").read_text(encoding="utf-8")
-    digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
     environment.filters |= {
         "percent": words.percent, "share": words.share, "interval": words.interval, "number": words.number
     }  # fmt: skip
-    template = environment.from_string(files.joinpath("page.html").read_text(encoding="utf-8"))
-    policy = f"default-src 'none'; style-src 'sha256-{digest}'; img-src data:; base-uri 'none'; form-action 'none'"
-    return template.render(sections=sections, style=Markup(style), policy=policy)
+    style, script, template = (
+        files.joinpath(name).read_text(encoding="utf-8") for name in ("page.css", "page.js", "page.html")
+    )
+    measured = {f"s{place}": found["explorer"] for place, found in enumerate(sections, 1) if found["explorer"]}
+    admitted = f"script-src {_digest(script)}; " if measured else ""
+    policy = (
+        f"default-src 'none'; style-src {_digest(style)}; {admitted}img-src data:; base-uri 'none'; form-action 'none'"
+    )
+    return environment.from_string(template).render(
+        sections=sections,
+        style=Markup(style),
+        script=Markup(script) if measured else "",
+        measured=island(measured),
+        policy=policy,
+    )
 
 
-__all__ = ["write_page"]
+def _digest(content: str) -> str:
+    return f"'sha256-{base64.b64encode(hashlib.sha256(content.encode()).digest()).decode()}'"
+
+
+__all__ = ["write_figures", "write_page"]

@@ -26,7 +26,7 @@ DRAWN_ROUNDS = 200
 
 _WIDTH, _HEIGHT = 400, 280
 _SHAPE, _LINE = 90, 320  # sizes of legend symbols
-_SHARE_LABEL = "format(100 * datum.value, '.4~g') + '%'"
+SHARE_LABEL = "format(100 * datum.value, '.4~g') + '%'"
 _SHARE_TITLE = "Share of users in the collective"
 
 Rows = list[dict[str, Any]]
@@ -36,14 +36,14 @@ def against_share(study: StudyResults, settings: Sequence[Setting], key: Key, ti
     """The last round's `key` against alpha, all settings in one frame: mean over seeds, every seed, and, for success,
     dotted, its level without a collective."""
     named = names(study.settings)
-    color, dash, shape = _encodings([named[setting.label] for setting in settings], symbol=_SHAPE)
+    color, dash, shape = encodings([named[setting.label] for setting in settings], symbol=_SHAPE)
     means, seeds, floors = _rows(settings, named, key)
-    x, y = _share_axis(study.alphas, _SHARE_TITLE), _percent_axis("value")
+    x, y = _share_axis(study.alphas, _SHARE_TITLE), percent_axis("value")
     chart = alt.layer(
-        _data(floors).mark_rule(strokeDash=[1, 3], strokeWidth=1.2, opacity=0.8).encode(y=y, color=color),
-        _data(seeds).mark_point(filled=True, size=24, opacity=0.4).encode(x=x, y=y, color=color, shape=shape),
-        _data(means).mark_line(strokeWidth=2.2).encode(x=x, y=y, color=color, strokeDash=dash),
-        _data(means).mark_point(filled=True, size=60, opacity=1).encode(x=x, y=y, color=color, shape=shape),
+        data(floors).mark_rule(strokeDash=[1, 3], strokeWidth=1.2, opacity=0.8).encode(y=y, color=color),
+        data(seeds).mark_point(filled=True, size=24, opacity=0.4).encode(x=x, y=y, color=color, shape=shape),
+        data(means).mark_line(strokeWidth=2.2).encode(x=x, y=y, color=color, strokeDash=dash),
+        data(means).mark_point(filled=True, size=60, opacity=1).encode(x=x, y=y, color=color, shape=shape),
     )
     return styled(chart.properties(width=_WIDTH, height=_HEIGHT, title=title))
 
@@ -53,17 +53,17 @@ def with_intervals(study: StudyResults, settings: Sequence[Setting], key: Key, t
     is above its ceiling or below its floor is grey."""
     named = names(study.settings)
     shown = [named[setting.label] for setting in settings]
-    color, dash, _ = _encodings(shown, symbol=None)
-    x, y = _share_axis(study.alphas, None), _percent_axis("value")
+    color, dash, _ = encodings(shown, symbol=None)
+    x, y = _share_axis(study.alphas, None), percent_axis("value")
     panels = []
     for setting in settings:
         means, seeds, _ = _rows([setting], named, key)
         name, _, rest = named[setting.label].partition(" (")
         panel = alt.layer(
             *_bounds(setting, key, x),
-            _data(means).mark_area(opacity=0.18).encode(x=x, y=_percent_axis("low"), y2="high:Q", color=color),
-            _data(seeds).mark_point(filled=True, size=18, opacity=0.55).encode(x=x, y=y, color=color),
-            _data(means).mark_line(strokeWidth=1.8).encode(x=x, y=y, color=color, strokeDash=dash),
+            data(means).mark_area(opacity=0.18).encode(x=x, y=percent_axis("low"), y2="high:Q", color=color),
+            data(seeds).mark_point(filled=True, size=18, opacity=0.55).encode(x=x, y=y, color=color),
+            data(means).mark_line(strokeWidth=1.8).encode(x=x, y=y, color=color, strokeDash=dash),
         )
         heading = alt.TitleParams(
             name, subtitle="(" + rest if rest else " ", fontSize=13, fontWeight="normal", offset=6, limit=210
@@ -78,7 +78,7 @@ def over_rounds(
     """Each metric (key -> title) after every round at one alpha, mean over seeds, one frame above the other."""
     named = names(study.settings)
     labels = [setting.label for setting in settings]
-    color, dash, _ = _encodings([named[label] for label in labels], symbol=_LINE)
+    color, dash, _ = encodings([named[label] for label in labels], symbol=_LINE)
     rows = study.curves[(study.curves["alpha"] == alpha) & study.curves["setting"].isin(labels)]
     rows = rows[rows["round"].isin(thinned(sorted(int(number) for number in rows["round"].unique())))]
     frames = []
@@ -89,8 +89,8 @@ def over_rounds(
         ]
         axis = alt.Axis(grid=False, tickMinStep=1, tickCount=6, format="d", labelFlush=False)
         x = alt.X("round:Q", title="Round" if title == [*titles.values()][-1] else None, axis=axis)
-        line = _data(values).mark_line(strokeWidth=1.8)
-        frame = line.encode(x=x, y=_percent_axis("value"), color=color, strokeDash=dash)
+        line = data(values).mark_line(strokeWidth=1.8)
+        frame = line.encode(x=x, y=percent_axis("value"), color=color, strokeDash=dash)
         frames.append(frame.properties(width=_WIDTH, height=170, title=title))
     return styled(alt.vconcat(*frames))
 
@@ -135,8 +135,8 @@ def _bounds(setting: Setting, key: Key, x: alt.X) -> list[alt.Chart]:
         if key[0] != "success" or not any(bound in point.estimates for point in setting.measured):
             continue
         rows = [{"alpha": point.alpha, "value": _bound(point, bound, end), "end": end} for point in setting.measured]
-        area = _data(rows).mark_area(color="#888", opacity=0.25, line={"color": "#888", "strokeWidth": 1})
-        drawn.append(area.encode(x=x, y=_percent_axis("value"), y2="end:Q"))
+        area = data(rows).mark_area(color="#888", opacity=0.25, line={"color": "#888", "strokeWidth": 1})
+        drawn.append(area.encode(x=x, y=percent_axis("value"), y2="end:Q"))
     return drawn
 
 
@@ -148,18 +148,18 @@ def _bound(point: Point, bound: Key, trivial: float) -> float:
     return point.mean(("success", bound[1])) if known else trivial
 
 
-def _data(rows: Rows) -> alt.Chart:
+def data(rows: Rows) -> alt.Chart:
     return alt.Chart(alt.InlineData(values=rows))
 
 
-def _percent_axis(field: str) -> alt.Y:
+def percent_axis(field: str) -> alt.Y:
     axis = alt.Axis(format=".0%", values=[0, 0.25, 0.5, 0.75, 1])
     return alt.Y(f"{field}:Q", title=None, scale=alt.Scale(domain=[0, 1]), axis=axis)
 
 
 def _share_axis(alphas: list[float], title: str | None) -> alt.X:
     axis = alt.Axis(
-        labelExpr=_SHARE_LABEL, grid=False, tickCount=5, labelFlush=False, labelOverlap=True, labelSeparation=6
+        labelExpr=SHARE_LABEL, grid=False, tickCount=5, labelFlush=False, labelOverlap=True, labelSeparation=6
     )
     scale: dict[str, Any] = {"domain": [alphas[0], alphas[-1]], "nice": False}
     if stretched(alphas):
@@ -168,7 +168,7 @@ def _share_axis(alphas: list[float], title: str | None) -> alt.X:
     return alt.X("alpha:Q", title=title, axis=axis, scale=alt.Scale(**scale))
 
 
-def _encodings(shown: list[str], symbol: int | None) -> tuple[alt.Color, alt.StrokeDash, alt.Shape]:
+def encodings(shown: list[str], symbol: int | None) -> tuple[alt.Color, alt.StrokeDash, alt.Shape]:
     """Colour, dash and shape by setting, with one common legend whose symbols have this size, or none."""
     styles = [STYLES[place % len(STYLES)] for place in range(len(shown))]
     legend = None

@@ -1,22 +1,18 @@
-"""What the page shows, as numbers: settings, runs, points and curves of each study under a folder of results."""
+"""What the page shows, as numbers: settings, runs, points and curves of a study."""
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from scipy import stats
 
-from fedacdp import bounds, contradictions
-from fedacdp.config import ConfigError, Experiment
-from fedacdp.labels import settings
-from fedacdp.results import finished_runs, table
+from fedacdp import bounds
+from fedacdp.config import Experiment
 
 Key = tuple[str, str]
 """A metric and its group."""
@@ -24,6 +20,10 @@ Key = tuple[str, str]
 ACCURACY, SUCCESS = ("accuracy", "all"), ("success", "all")
 BASELINE, CEILING, FLOOR = "success_baseline", bounds.CEILING, bounds.FLOOR
 """Metrics that stand beside the success of a group."""
+
+LASTED, LASTED_AT_LEAST = "persistence", "persistence_at_least"
+MEASURED = ["accuracy", "accuracy_baseline", "success", BASELINE, CEILING, FLOOR, LASTED, LASTED_AT_LEAST]
+"""Metrics that the page takes from the last round."""
 
 
 @dataclass(frozen=True)
@@ -50,11 +50,21 @@ class Estimate:
 class Run:
     """One finished run: what its manifest and experiment say."""
 
-    run_id: str
-    seed: int
+    experiment: Experiment
     setting: str
-    alpha: float
     manifest: dict[str, Any]
+
+    @property
+    def run_id(self) -> str:
+        return self.experiment.run_id
+
+    @property
+    def seed(self) -> int:
+        return self.experiment.seed
+
+    @property
+    def alpha(self) -> float:
+        return self.experiment.strategy.alpha
 
     @property
     def status(self) -> str:
@@ -110,7 +120,7 @@ class StudyResults:
 
     `curves`: mean over seeds by setting, alpha, round, metric ("accuracy", "success") and group, of done runs.
     `contradictions`: which bounds the measured success contradicts, a sentence each; `unbounded`: why there is no
-    ceiling or floor, -> the labels of settings, by metric.
+    ceiling or floor, -> the labels of settings, by metric. `faults`: what in the folder could not be shown, and why.
     """
 
     name: str
@@ -121,6 +131,7 @@ class StudyResults:
     curves: pd.DataFrame
     contradictions: tuple[str, ...]
     unbounded: dict[str, dict[str, list[str]]]
+    faults: tuple[str, ...] = ()
 
     @property
     def points(self) -> list[Point]:
@@ -161,89 +172,3 @@ class StudyResults:
         """The middle (of two, the larger) of the positive alphas that every measured setting has; None for none."""
         shared = [a for a in self.alphas if a > 0 and all(s.at(a) for s in self.settings if s.measured)]
         return shared[len(shared) // 2] if shared else None
-
-
-def studies(folder: Path) -> list[StudyResults]:
-    """The studies at or below `folder`, by path; ConfigError if there is no finished run or a file is damaged."""
-    places = dict.fromkeys(folder if path == folder else path.parent for path, _, _ in finished_runs(folder))
-    if not places:
-        raise ConfigError(f"{folder}: no finished runs")
-    return [_study(place) for place in places]
-
-
-def _study(place: Path) -> StudyResults:
-    found = list(finished_runs(place))
-    labels = settings([experiment for _, _, experiment in found])
-    manifests = [manifest for _, manifest, _ in found]
-    frame = table(place)
-    frame = frame[frame["status"] == "done"]
-    estimates = _estimates(frame)
-    runs = [
-        Run(experiment.run_id, experiment.seed, label, experiment.strategy.alpha, manifest)
-        for (_, manifest, experiment), label in zip(found, labels, strict=True)
-    ]
-    runs.sort(key=lambda run: (run.setting, run.alpha, run.seed))
-    first = {label: (experiment, manifest) for (_, manifest, experiment), label in zip(found, labels, strict=True)}
-    by_setting = []
-    for label, (experiment, manifest) in first.items():
-        points = []
-        for alpha in sorted({run.alpha for run in runs if run.setting == label}):
-            own = tuple(run for run in runs if (run.setting, run.alpha) == (label, alpha))
-            points.append(Point(label, alpha, own, estimates.get((label, alpha), {})))
-        by_setting.append(Setting(label, experiment, manifest["guarantee"], tuple(points)))
-    recipe = _recipe(place)
-    return StudyResults(
-        name=str((recipe or manifests[0]).get("name", manifests[0]["study"])),
-        question=str((recipe or manifests[0])["question"]),
-        recipe=recipe,
-        settings=tuple(sorted(by_setting, key=_order)),
-        runs=tuple(runs),
-        curves=_curves(frame),
-        contradictions=tuple(contradictions.told(frame)),
-        unbounded={metric: _reasons(frame[frame["metric"] == metric]) for metric in (CEILING, FLOOR)},
-    )
-
-
-def _order(setting: Setting) -> tuple[Any, ...]:
-    """No privacy first, then the central model, then the local one; users before examples."""
-    about = setting.guarantee
-    return (
-        about["unit"] != "none",
-        about["observer"] != "model_holder",
-        about["unit"] != "user",
-        about["mechanism"],
-        setting.epsilon,
-        setting.label,
-    )
-
-
-def _estimates(frame: pd.DataFrame) -> dict[tuple[str, float], dict[Key, Estimate]]:
-    """By setting and alpha: metric and group -> the estimate over the last rounds of these (done) runs."""
-    last = frame[frame["metric"].isin(["accuracy", "success", BASELINE, CEILING, FLOOR])].dropna(subset=["value"])
-    last = last[last["round"] == last.groupby("run_id")["round"].transform("max")]
-    found: dict[tuple[str, float], dict[Key, Estimate]] = {}
-    for (setting, alpha, metric, group), rows in last.groupby(["setting", "alpha", "metric", "group"]):
-        values = tuple(float(value) for value in rows["value"])
-        found.setdefault((str(setting), float(alpha)), {})[str(metric), str(group)] = Estimate(values)
-    return found
-
-
-def _curves(frame: pd.DataFrame) -> pd.DataFrame:
-    rows = frame[frame["metric"].isin(["accuracy", "success"])]
-    return rows.groupby(["setting", "alpha", "round", "metric", "group"], as_index=False)["value"].mean()
-
-
-def _reasons(rows: pd.DataFrame) -> dict[str, list[str]]:
-    absent = rows[rows["value"].isna() & (rows["alpha"] > 0)]
-    return {str(note): sorted(set(found["setting"])) for note, found in absent.groupby("note")}
-
-
-def _recipe(place: Path) -> dict[str, Any] | None:
-    path = place / "study.json"
-    if not path.exists():
-        return None
-    try:
-        recipe = json.loads(path.read_text(encoding="utf-8"))
-        return {name: recipe[name] for name in ("name", "question", "base", "grid")}
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ConfigError(f"{path}: damaged ({error})") from None

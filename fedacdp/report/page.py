@@ -7,11 +7,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import vl_convert
-from markupsafe import Markup
-
-from fedacdp.report import answer, figures, odds, recipe, words
-from fedacdp.report.numbers import ACCURACY, CEILING, FLOOR, Setting, StudyResults
+from fedacdp.report import answer, explorer, export, figures, odds, recipe, relations, words, worlds
+from fedacdp.report.drawing import Figure
+from fedacdp.report.numbers import ACCURACY, CEILING, FLOOR, Key, Setting, StudyResults
 
 TOGETHER, FRAMES = 6, 6
 """As many settings as are drawn in one frame, and as many frames as a page draws."""
@@ -21,20 +19,14 @@ FOLDED = 300
 
 
 @dataclass(frozen=True)
-class Figure:
-    """A drawing and its text alternative."""
-
-    svg: Markup
-    alternative: str
-
-
-@dataclass(frozen=True)
 class Frame:
-    """The figures of up to TOGETHER settings: against alpha, with intervals, and over rounds by alpha."""
+    """The figures of up to TOGETHER settings: against alpha, with intervals, accuracy against success, and over rounds
+    by alpha."""
 
     title: str
     shares: list[Figure]
     intervals: list[Figure]
+    tradeoffs: list[Figure]
     rounds: list[tuple[float, Figure]]
 
 
@@ -50,11 +42,6 @@ class Promise:
     odds: str
     statement: str
     not_covered: str
-
-
-def draw(chart: Any) -> Markup:
-    """A chart as SVG for an HTML page; nothing is loaded from anywhere. Vega escapes the texts."""
-    return Markup(vl_convert.vegalite_to_svg(chart.to_dict(), allowed_base_urls=[]))
 
 
 def section(study: StudyResults) -> dict[str, Any]:
@@ -78,6 +65,12 @@ def section(study: StudyResults) -> dict[str, Any]:
         "frames": [_frame(study, group, len(grouped) > 1) for group in grouped[:FRAMES]],
         "undrawn": len(measured) - len({setting.label for group in grouped[:FRAMES] for setting in group}),
         "stretched": figures.stretched(study.alphas),
+        "explorer": explorer.explorer(study),
+        "masses": [made for key in study.goals if (made := _masses(study, key))],
+        "maps": [figure for key in study.goals for figure in _maps(study, key)],
+        "lasting": relations.lasting(study),
+        "worlds": worlds.worlds(study),
+        "downloads": {"points": export.link(export.points(study)), "runs": export.link(export.runs(study))},
         "promises": found,
         "not_covered": sorted({promise.not_covered for promise in found} - {""}),
         "folded": len(study.runs) > FOLDED,
@@ -86,6 +79,14 @@ def section(study: StudyResults) -> dict[str, Any]:
         "command": recipe.command(study),
         "record": recipe.record(study),
     }
+
+
+def drawings(section: dict[str, Any]) -> list[Figure]:
+    """Every figure of a section, in the order of the page."""
+    found = []
+    for frame in section["frames"]:
+        found += [*frame.shares, *frame.intervals, *frame.tradeoffs, *(figure for _, figure in frame.rounds)]
+    return [*found, *(figure for figure, _ in section["masses"]), *section["maps"]]
 
 
 def groups(settings: Sequence[Setting]) -> list[list[Setting]]:
@@ -129,25 +130,53 @@ def _common(settings: list[Setting]) -> str:
 
 
 def _frame(study: StudyResults, settings: list[Setting], titled: bool) -> Frame:
-    shares, intervals = [], []
+    shares, intervals, tradeoffs = [], [], []
     there = {key for setting in settings for point in setting.points for key in point.estimates}
     metrics = {key: words.titled(key) for key in [*study.goals, ACCURACY] if key in there or key == ACCURACY}
     points = [point for setting in settings for point in setting.measured]
     if len({point.alpha for point in points}) > 1:
         for key, title in metrics.items():
             text = words.alternative(study, settings, key)
-            shares.append(Figure(draw(figures.against_share(study, settings, key, title)), text))
+            what = f"{title} against share"
+            shares.append(Figure(what, figures.against_share(study, settings, key, title), text))
             if max(point.done for point in points) > 1:
                 chart = figures.with_intervals(study, settings, key, f"{title}, 95 % interval")
-                intervals.append(
-                    Figure(draw(chart), f"The same with intervals, which the table of points lists. {text}")
-                )
+                more = f"The same with intervals, which the table of points lists. {text}"
+                intervals.append(Figure(f"{what}, intervals", chart, more))
+            if key in study.goals:
+                both = relations.accuracy_against_success(study, settings, key, title)
+                told = relations.told_tradeoff(study, settings, key)
+                tradeoffs.append(Figure(f"Accuracy against {title}", both, told))
     rounds = []
     if study.curves["round"].nunique() > 1:
         for alpha in sorted({study.middle or study.alphas[-1], study.alphas[-1]}):
             curves = figures.over_rounds(study, settings, alpha, metrics)
-            rounds.append((alpha, Figure(draw(curves), words.course(study, settings, alpha, [*metrics]))))
-    return Frame(_common(settings) if titled else "", shares, intervals, rounds)
+            text = words.course(study, settings, alpha, [*metrics])
+            rounds.append((alpha, Figure(f"Rounds at a share of {alpha:g}", curves, text)))
+    return Frame(_common(settings) if titled else "", shares, intervals, tradeoffs, rounds)
+
+
+def _masses(study: StudyResults, key: Key) -> tuple[Figure, list[str]] | None:
+    """The critical mass against epsilon, drawn and told; None where no mechanism was measured at several epsilons."""
+    rows = relations.masses(study, key)
+    if not rows:
+        return None
+    title = f"Share at which {words.titled(key).lower()} reaches {words.percent(answer.ENOUGH, 0)}"
+    lines = relations.told_masses(rows)
+    chart = relations.mass_against_epsilon(rows, title)
+    return Figure(f"Critical mass of {words.titled(key)} against epsilon", chart, f"{title}. {' '.join(lines)}"), lines
+
+
+def _maps(study: StudyResults, key: Key) -> list[Figure]:
+    title = words.titled(key)
+    return [
+        Figure(
+            f"{title} by participation, {name}",
+            relations.heat_map(study, name, rows, title),
+            relations.told_map(study, name, rows),
+        )
+        for name, rows in relations.heat_maps(study, key)[: relations.MAPS]
+    ]
 
 
 def promises(study: StudyResults) -> list[Promise]:
