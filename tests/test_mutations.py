@@ -24,7 +24,8 @@
 | s   | cohorts drawn with replacement (pfl) | check_poisson |
 | t   | NaN passes a bounds check with > | check_clip, check_neighbours |
 
-Not planted: classes taken from private data (c), for a data set's schema is public here and said to be not covered; noise of floating point (diffprivlib #94, Opacus #616) is out of scope.
+Not planted: classes taken from private data (c), for a data set's schema is public here and said to be not covered;
+noise of floating point (diffprivlib #94, Opacus #616) is out of scope.
 """
 
 import __future__
