@@ -80,12 +80,15 @@ def test_canaries_see_a_clip_that_is_missing(monkeypatch):
 def test_without_noise_and_with_a_wide_clip_a_run_is_the_plain_one_bit_for_bit(name):
     """E24. FedAvg by hand to 1e-6: tests/test_privacy.py."""
     _, plain = checks.released(checks.small("none", 3, q=0.5))
-    wide = checks.small(name, 3, q=0.5, fields={"clip_norm": 1e6, "noise_multiplier": 0.0})
-    if wide.mechanism.message_limit(wide.plan) is not None:
-        wide = checks.small(name, 3, q=0.5, fields={"clip_norm": 1e6, "noise_multiplier": 0.0, "max_messages": 3})
+    fields = checks.clipped_to(name, 1e6) | {"noise_multiplier": 0.0}
+    if "max_messages" in parts_of("privacy")[name].model_fields:
+        fields |= {"max_messages": 3}
+    if "separation" in parts_of("privacy")[name].model_fields:
+        fields |= {"separation": 1}
+    wide = checks.small(name, 3, q=0.5, fields=fields)
     _, state = checks.released(wide)
     np.testing.assert_array_equal(state.parameters, plain.parameters)
-    _, near = checks.released(checks.small(name, 3, q=0.5, fields={"clip_norm": 0.1, "noise_multiplier": 0.0}))
+    _, near = checks.released(checks.small(name, 3, q=0.5, fields=fields | checks.clipped_to(name, 0.1)))
     assert not np.array_equal(near.parameters, plain.parameters)
 
 
