@@ -8,7 +8,7 @@
 |     | | check_neighbours, check_denominator |
 | d   | Poisson accounting with shuffling (arXiv 2411.04205) | check_poisson, of users and of records |
 | e   | Poisson faked by a size, then a choice (jax_privacy #121) | check_poisson |
-| f   | adaptive clipping: bit inverted, noise too small, z >= 2 sigma_b not refused (Opacus #779) | check_adaptive |
+| f   | adaptive clipping: bit inverted, noise too small, z >= 2 sigma_b (Opacus #779) | check_adaptive, check_noise |
 | g   | ghost clipping misses the bias (Opacus #751) | check_example_loop, of each layer's form |
 | h   | noise twice, local noise of size 0, clip for each parameter (Fed-BioMed #1443) | check_noise, check_neighbours |
 | i   | values left without noise (NVFlare #343) | check_noise, check_example_noise |
@@ -24,7 +24,8 @@
 | s   | cohorts drawn with replacement (pfl) | check_poisson |
 | t   | NaN passes a bounds check with > | check_clip, check_neighbours |
 
-Not planted: classes taken from private data (c), for a data set's schema is public here and said to be not covered; noise of floating point (diffprivlib #94, Opacus #616) is out of scope.
+Not planted: classes taken from private data (c), for a data set's schema is public here and said to be not covered;
+noise of floating point (diffprivlib #94, Opacus #616) is out of scope.
 """
 
 import __future__
@@ -60,6 +61,7 @@ def line(owner: Any, name: str, old: str, new: str) -> Plant:
         found = raw.fget if isinstance(raw, property) else inspect.unwrap(raw)
         source = textwrap.dedent(inspect.getsource(found))
         assert source.count(old) == 1, f"the line to plant a fault in has changed: {old!r} in {source}"
+        source = source.replace("super()", "super(type(self), self)")  # there is no class around what is planted
         flags = __future__.annotations.compiler_flag
         place: dict[str, Any] = {}
         exec(compile(source.replace(old, new), "planted", "exec", flags), found.__globals__, place)
@@ -314,6 +316,20 @@ BUGS: dict[str, tuple[Plant, Callable[[], None]]] = {
         neighbours("central", "logistic", 60),
     ),
 }
+
+if "central_adaptive" in checks.SAMPLES:
+    ADAPTIVE = parts_of("privacy")["central_adaptive"]
+    BUGS |= {
+        "f: bit inverted": (line(ADAPTIVE, "next_memory", "0.5, -0.5)", "-0.5, 0.5)"), checks.check_adaptive),
+        "f: the count is not paid for": (
+            line(ADAPTIVE, "sum_noise", "self.updates_multiplier", "self.multiplier"),
+            noise("central_adaptive"),
+        ),
+        "f: z of 2 sigma_b and more": (
+            line(ADAPTIVE, "calibrated", "found.multiplier < 2 * noise", "True"),
+            checks.check_adaptive,
+        ),
+    }
 
 
 def largest_part(updates: Any) -> np.ndarray:

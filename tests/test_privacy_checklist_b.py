@@ -115,15 +115,16 @@ def test_noise_does_not_depend_on_data_or_on_who_else_is_there(name):
 def test_noise_is_made_in_float64_never_clipped_and_never_rounded_to_nothing(name):
     """B11, down to a clip norm that float16 cannot hold. Noise of DP-SGD is float32, as privacy.md's limits say."""
     for clip_norm in (1e-12, 1e6):
-        fields = {"clip_norm": clip_norm, **({"noise_per": "message"} if name == "local_update" else {})}
+        fields = {**checks.clipped_to(name, clip_norm), **({"noise_per": "message"} if name == "local_update" else {})}
         setting = dataclasses.replace(checks.small(name, lr=0.0, fields=fields), watched=True)
         part = compute_here(setting, checks.start_of(setting), 1, [np.arange(60)])[0]
-        noise = setting.mechanism.sum_noise(60, 100_000, 1, np.zeros(0), setting.key)
+        memory = setting.mechanism.first_memory(setting.plan, 100_000)
+        noise = setting.mechanism.sum_noise(60, 100_000, 1, memory, setting.key)
         own = setting.mechanism.noise_of(1, 100_000, setting.key)
         vector = own if noise is None else noise.vector
         assert vector.dtype == np.float64
         assert len(np.unique(vector.astype(np.float32))) > 90_000
-        assert np.abs(vector).max() > 3.9 * setting.mechanism.sigma
+        assert np.abs(vector).max() > 3.9 * checks.NOISE_ON_SUM[name](setting.mechanism, 1)
         if own is not None:
             units = part.messages.astype(float) / setting.mechanism.sigma
             assert 0.9 < units.std() < 1.1

@@ -97,7 +97,7 @@ def test_who_fails_to_send_after_selection_does_not_lower_the_charge(name):
     if MECHANISMS[name].needs == "counts":
         pytest.skip("a strike of counted users is the same code")
     calm, struck = (checks.small(name, 2, strategy={"name": "strike", "alpha": alpha}) for alpha in (0.0, 0.5))
-    epsilons = {setting.experiment.privacy.guarantee(setting.plan).epsilon for setting in (calm, struck)}
+    epsilons = {setting.mechanism.guarantee(setting.plan).epsilon for setting in (calm, struck)}
     assert len(epsilons) == 1
     if MECHANISMS[name].observer == "model_holder" and name in checks.NOISE_ON_SUM:
         assert checks.released(struck)[1].draws == checks.released(calm)[1].draws
