@@ -15,6 +15,7 @@ from fedacdp import results, watching
 from fedacdp.canaries import canaries as released_canaries
 from fedacdp.config import ConfigError, Execution, Experiment
 from fedacdp.findings import ceiling, linked, singled_out
+from fedacdp.labels import settings
 from fedacdp.rounds import Diverged
 from fedacdp.setting import Setting, prepare
 from fedacdp.shadows import membership
@@ -60,7 +61,7 @@ def audit(
     runs = _runs(folder)
     if picture is not None and len(runs) > 1:
         raise ConfigError(f"--picture = {picture}: draws one run, {folder} holds {len(runs)}")
-    labels = results.settings([experiment for _, _, experiment in runs])
+    labels = settings([experiment for _, _, experiment in runs])
     found = []
     for (path, manifest, experiment), label in zip(runs, labels, strict=True):
         if len(runs) > 1:
