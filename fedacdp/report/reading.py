@@ -16,8 +16,8 @@ from fedacdp.results import finished_runs, table
 
 
 def studies(folder: Path) -> list[StudyResults]:
-    """The studies at or below `folder`, by path. A run that cannot be read is told in the `faults` of its study and left
-    out; ConfigError if there is no finished run, or a study.json is damaged."""
+    """The studies at or below `folder`, by path. A run that cannot be read is told in the `faults` of its study and
+    left out; ConfigError if there is no finished run, or a study.json is damaged."""
     faults: list[str] = []
     places = dict.fromkeys(folder if path == folder else path.parent for path, _, _ in finished_runs(folder, faults))
     if not places:
