@@ -105,7 +105,7 @@ def told_masses(rows: Rows) -> list[str]:
     for row in sorted(rows, key=lambda row: row["epsilon"]):
         name = row["kind"] + ("" if row["setting"] == "as it is" else f" ({row['setting']})")
         value = share(float(f"{row['value']:.3g}"))
-        text = value if row["reached"] else f"not reached at {value}, the largest measured"
+        text = value if row["reached"] else f"not reached at {value}, the largest measured,"
         lines.setdefault(name, []).append(f"{text} with \u03b5\u00a0=\u00a0{row['epsilon']:.3g}")
     return [f"{name}: {'; '.join(parts)}." for name, parts in lines.items()]
 
