@@ -56,7 +56,7 @@ def masses(study: StudyResults, key: Key) -> Rows:
     """The critical mass of each setting with a finite epsilon of whose mechanism other epsilons were measured too, with
     its interval; `reached` is false where it lies above the largest measured alpha, which then stands in its place, as
     it does for an end of the interval (`high_known`)."""
-    rows = []
+    rows: Rows = []
     for setting in study.settings:
         found = critical_mass(setting, key) if math.isfinite(setting.epsilon) else None
         if found is None:
