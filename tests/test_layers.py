@@ -11,7 +11,7 @@ from fedacdp.config import PARTS, parts_of
 
 ROOT = Path(__file__).parent.parent
 LAYERS = [
-    {"keys", "kept", "users", "parts", "wire", "products", "theory", "anonymity"},
+    {"keys", "kept", "users", "parts", "wire", "products", "theory", "anonymity", "statistics"},
     {
         "strategy",
         "signals",

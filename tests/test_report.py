@@ -498,5 +498,9 @@ def test_what_cannot_be_read_is_told_in_a_line_each_and_the_rest_is_shown(tmp_pa
         assert any(name in line and run_id in line for line in study.faults), name
     assert "holds runs of 2 studies, another, mixed" in html
     assert html.count("Not all of the folder is shown.") == 6
-    with pytest.raises(ConfigError, match="damaged manifest"):
+    with pytest.raises(ConfigError, match=r"cannot be read|damaged manifest"):
         table(folder)
+    add_grid(tmp_path / "other", [NONE], [0.1], 1)
+    (manifest,) = (tmp_path / "other").glob("*/manifest.json")
+    manifest.write_text("{")
+    assert any(str(manifest) in line for line in studies(tmp_path)[0].faults)

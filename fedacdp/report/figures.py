@@ -88,6 +88,8 @@ def over_rounds(
             for row in rows[(rows["metric"] == metric) & (rows["group"] == group)].itertuples()
         ]
         axis = alt.Axis(grid=False, tickMinStep=1, tickCount=6, format="d", labelFlush=False)
+        if rows["round"].nunique() <= 6:
+            axis.values = sorted(int(number) for number in rows["round"].unique())
         x = alt.X("round:Q", title="Round" if title == [*titles.values()][-1] else None, axis=axis)
         line = data(values).mark_line(strokeWidth=1.8)
         frame = line.encode(x=x, y=percent_axis("value"), color=color, strokeDash=dash)

@@ -7,12 +7,11 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-import numpy as np
 import pandas as pd
-from scipy import stats
 
 from fedacdp import bounds
 from fedacdp.config import Experiment
+from fedacdp.statistics import mean_interval
 
 Key = tuple[str, str]
 """A metric and its group."""
@@ -28,8 +27,9 @@ MEASURED = ["accuracy", "accuracy_baseline", "success", BASELINE, CEILING, FLOOR
 
 @dataclass(frozen=True)
 class Estimate:
-    """The mean of a share over seeds, and its 95 % t interval: mean +- t(0.975, n - 1) s / sqrt(n), s with n - 1 in the
-    denominator, cut at 0 and 1 (Student 1908). With one seed there is no interval: both ends are NaN."""
+    """The mean of a share over seeds, in ascending order of them, and its 95 % interval, Student's or from 10 seeds on
+    the BCa bootstrap's, see `statistics.mean_interval`, cut at 0 and 1. With one seed there is no interval: both ends
+    are NaN."""
 
     values: tuple[float, ...]
 
@@ -39,11 +39,8 @@ class Estimate:
 
     @cached_property
     def interval(self) -> tuple[float, float]:
-        n = len(self.values)
-        if n < 2:
-            return math.nan, math.nan
-        half = float(stats.t.ppf(0.975, n - 1)) * float(np.std(self.values, ddof=1)) / math.sqrt(n)
-        return max(0.0, self.mean - half), min(1.0, self.mean + half)
+        low, high = mean_interval(self.values)
+        return (low, high) if math.isnan(low) else (max(0.0, low), min(1.0, high))
 
 
 @dataclass(frozen=True)

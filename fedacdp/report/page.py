@@ -10,6 +10,7 @@ from typing import Any
 from fedacdp.report import answer, explorer, export, figures, odds, recipe, relations, words, worlds
 from fedacdp.report.drawing import Figure
 from fedacdp.report.numbers import ACCURACY, CEILING, FLOOR, Key, Setting, StudyResults
+from fedacdp.statistics import MANY
 
 TOGETHER, FRAMES = 6, 6
 """As many settings as are drawn in one frame, and as many frames as a page draws."""
@@ -58,6 +59,7 @@ def section(study: StudyResults) -> dict[str, Any]:
             for name, found in (("floor", study.unbounded[FLOOR]), ("ceiling", study.unbounded[CEILING]))
         },
         "answer": answer.answer(study),
+        "method": "t" if not study.seeds or study.seeds[-1] < MANY else "t (below 10 seeds) or BCa bootstrap",
         "certainty": answer.certainty(study),
         "facts": answer.facts(study),
         "deeds": answer.deeds(study),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +17,16 @@ from fedacdp.results import finished_runs, table
 
 
 def studies(folder: Path) -> list[StudyResults]:
-    """The studies at or below `folder`, by path. A run that cannot be read is told in the `faults` of its study and
-    left out; ConfigError if there is no finished run, or a study.json is damaged."""
+    """The studies at or below `folder`, by path. A run that cannot be read is left out and told in the `faults` of its
+    study, or of the first where its own has no other; ConfigError if there is no finished run, or a study.json is
+    damaged."""
     faults: list[str] = []
     places = dict.fromkeys(folder if path == folder else path.parent for path, _, _ in finished_runs(folder, faults))
     if not places:
         raise ConfigError("; ".join([f"{folder}: no finished runs", *faults]))
-    return [_study(place) for place in places]
+    found = [_study(place) for place in places]
+    lost = [line for line in faults if not any(line.startswith(f"{place}/") for place in places)]
+    return [replace(found[0], faults=(*found[0].faults, *lost)), *found[1:]]
 
 
 def _study(place: Path) -> StudyResults:

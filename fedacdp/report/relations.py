@@ -9,11 +9,14 @@ from dataclasses import replace
 from typing import Any
 
 import altair as alt
+import numpy as np
 
+from fedacdp import statistics
 from fedacdp.report.answer import ENOUGH
 from fedacdp.report.figures import SHARE_LABEL, STYLES, Rows, data, encodings, percent_axis, styled
 from fedacdp.report.numbers import ACCURACY, Key, Point, Setting, StudyResults
 from fedacdp.report.words import names, percent, place, share, titled
+from fedacdp.statistics import CriticalMass
 
 AXES: dict[str, tuple[str, Callable[[Setting, Point], float]]] = {
     "alpha": ("Share of users in the collective", lambda setting, point: point.alpha),
@@ -34,35 +37,40 @@ MAPS = 6
 """As many heat maps as a page draws."""
 
 
-def critical_mass(setting: Setting, key: Key) -> float | None:
-    """The alpha at which the mean of `key` first reaches ENOUGH, by a straight line between the measured points around
-    it; None if no measured point reaches it: nothing is extrapolated."""
-    points = [point for point in setting.measured if key in point.estimates]
-    for before, after in zip([None, *points], points, strict=False):
-        if after.mean(key) >= ENOUGH:
-            if before is None:
-                return after.alpha
-            low, high = before.mean(key), after.mean(key)
-            return before.alpha + (after.alpha - before.alpha) * (ENOUGH - low) / (high - low)
-    return None
+def critical_mass(setting: Setting, key: Key) -> CriticalMass | None:
+    """Where the mean of `key` first reaches ENOUGH, of the seeds that every measured point of the setting has, see
+    `statistics.critical_mass`; None where no two points have a seed in common."""
+    found: dict[float, dict[int, float]] = {}
+    for point in setting.measured:
+        done = [run.seed for run in point.runs if run.status == "done"]
+        if key in point.estimates and len(done) == len(point.estimates[key].values):
+            found[point.alpha] = dict(zip(done, point.estimates[key].values, strict=True))
+    common = sorted(set.intersection(*map(set, found.values()))) if found else []
+    if not common or len(found) < 2:
+        return None
+    curves = np.array([[values[seed] for values in found.values()] for seed in common])
+    return statistics.critical_mass(list(found), curves, ENOUGH)
 
 
 def masses(study: StudyResults, key: Key) -> Rows:
-    """The critical mass of each setting with a finite epsilon whose label differs by epsilon from another's of the same
-    mechanism; `reached` is false where it lies above the largest measured alpha, which then stands in its place."""
-    rows = []
+    """The critical mass of each setting with a finite epsilon of whose mechanism other epsilons were measured too, with
+    its interval; `reached` is false where it lies above the largest measured alpha, which then stands in its place, as
+    it does for an end of the interval (`high_known`)."""
+    rows: Rows = []
     for setting in study.settings:
-        points = [point for point in setting.measured if key in point.estimates and point.alpha > 0]
-        if not points or not math.isfinite(setting.epsilon):
+        found = critical_mass(setting, key) if math.isfinite(setting.epsilon) else None
+        if found is None:
             continue
-        found = critical_mass(setting, key)
-        at = points[-1].alpha if found is None else found
+        most = setting.measured[-1].alpha
+        low, high = (None if math.isnan(end) else min(end, most) for end in (found.low, found.high))
         rows.append(
-            {"kind": place(setting), "setting": _beside_epsilon(setting), "epsilon": setting.epsilon, "value": at,
-             "reached": found is not None}
+            {"kind": place(setting), "setting": _beside_epsilon(setting), "epsilon": setting.epsilon,
+             "value": min(found.value, most), "reached": found.value <= most, "low": low, "high": high,
+             "high_known": found.high <= most, "seeds": found.seeds}
         )  # fmt: skip
-    several = {(row["kind"], row["setting"]) for row in rows}
-    lines = {slot: {row["epsilon"] for row in rows if (row["kind"], row["setting"]) == slot} for slot in several}
+    lines: dict[tuple[str, str], set[float]] = {}
+    for row in rows:
+        lines.setdefault((row["kind"], row["setting"]), set()).add(row["epsilon"])
     return [row for row in rows if len(lines[row["kind"], row["setting"]]) > 1]
 
 
@@ -78,9 +86,10 @@ def mass_against_epsilon(rows: Rows, title: str) -> alt.HConcatChart:
     lines = list(dict.fromkeys(row["setting"] for row in rows))
     color, dash, _ = encodings(lines, 320 if len(lines) > 1 else None)
     kinds = list(dict.fromkeys(row["kind"] for row in rows))
-    most = max(row["value"] for row in rows)
+    most = max(row["high"] or row["value"] for row in rows)
     up = alt.Axis(labelExpr=SHARE_LABEL, tickCount=5)
-    y = alt.Y("value:Q", title=None, scale=alt.Scale(domain=[0, most * 1.05], nice=False), axis=up)
+    scale = alt.Scale(domain=[0, most * 1.05], nice=False)
+    y = alt.Y("value:Q", title=None, scale=scale, axis=up)
     frames = []
     for kind in kinds:
         own = [row for row in rows if row["kind"] == kind]
@@ -89,6 +98,9 @@ def mass_against_epsilon(rows: Rows, title: str) -> alt.HConcatChart:
         x = alt.X("epsilon:Q", title="Epsilon", axis=axis, scale=alt.Scale(type="log", nice=False, padding=12))
         reached, not_reached = ([row for row in own if row["reached"] is flag] for flag in (True, False))
         frame = alt.layer(
+            data(own)
+            .mark_rule(strokeWidth=1.2, opacity=0.7)
+            .encode(x=x, y=alt.Y("low:Q", title=None, scale=scale, axis=up), y2="high:Q", color=color),
             data(reached).mark_line(strokeWidth=1.8).encode(x=x, y=y, color=color, strokeDash=dash),
             data(reached).mark_point(filled=True, size=60, opacity=1).encode(x=x, y=y, color=color),
             data(not_reached).mark_point(shape="triangle-up", size=90).encode(x=x, y=y, color=color),
@@ -104,10 +116,17 @@ def told_masses(rows: Rows) -> list[str]:
     lines: dict[str, list[str]] = {}
     for row in sorted(rows, key=lambda row: row["epsilon"]):
         name = row["kind"] + ("" if row["setting"] == "as it is" else f" ({row['setting']})")
-        value = share(float(f"{row['value']:.3g}"))
-        text = value if row["reached"] else f"not reached at {value}, the largest measured"
+        text = _short(row["value"])
+        text = text if row["reached"] else f"not reached at {text}, the largest measured,"
+        if row["low"] is not None:
+            high = _short(row["high"]) if row["high_known"] else "not reached"
+            text += f" (95\u00a0% interval {_short(row['low'])} \u2013 {high}, {row['seeds']} seeds)"
         lines.setdefault(name, []).append(f"{text} with \u03b5\u00a0=\u00a0{row['epsilon']:.3g}")
     return [f"{name}: {'; '.join(parts)}." for name, parts in lines.items()]
+
+
+def _short(alpha: float) -> str:
+    return share(float(f"{alpha:.3g}"))
 
 
 def accuracy_against_success(study: StudyResults, settings: Sequence[Setting], key: Key, title: str) -> alt.LayerChart:
