@@ -9,6 +9,7 @@ from fedacdp import bounds
 from fedacdp.grid import read_study
 from fedacdp.results import table
 from fedacdp.rounds import compute_here
+from fedacdp.setting import prepare
 from fedacdp.study import Quiet, execute, plan
 from tests.conftest import experiment, local
 
@@ -110,6 +111,24 @@ def test_members_who_strike_have_a_ceiling_where_the_noise_stays(tmp_path):
     found = runs[(runs["metric"] == bounds.CEILING) & (runs["round"] == 3)]["value"]
     expected = stats.norm.cdf(stats.norm.ppf(baseline) + max(moved))
     assert found.to_numpy() == pytest.approx([expected] * 3, abs=1e-9)
+
+
+def test_members_who_are_gone_raise_success_whatever_the_model_is():
+    central = {"name": "central", "noise_multiplier": 1e6, "delta": 1e-5, "clip_norm": 1.0}
+    boycott = {"name": "boycott", "alpha": 0.4}
+    setting = prepare(experiment(strategy=boycott, privacy=central), local())
+    model, test = setting.net.initial(setting.key.fold("initial")), setting.federation.test
+
+    def served(strategy):
+        found = strategy.measures(lambda x: setting.net.predict(model, x), test, model, 1)
+        return found["success"]
+
+    # The same model: the noise hides everything, and still success is not that of nobody.
+    assert served(setting.strategy) > served(setting.strategy.without_members) + 0.01
+    for strategy in (boycott, {"name": "several", "collectives": {"a": boycott, "b": {"name": "strike", "alpha": 0.1}}}):
+        reason = bounds.no_ceiling(experiment(strategy=strategy, privacy=central))
+        assert reason is not None
+        assert "gone" in reason
 
 
 def test_a_strike_among_several_collectives_is_a_strike():
