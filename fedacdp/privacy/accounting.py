@@ -87,6 +87,16 @@ def calibrate(target: float, delta: float, rate: float, count: int) -> float:
     A secant on log(ratio), log(epsilon), started from the Renyi answer: a PLD costs about a second, so evaluations are
     few. Where nothing is sampled the answer is exact and needs one check. ValueError if no noise would do.
     """
+    try:
+        return _spending(target, delta, rate, count)
+    except ValueError:  # a root or a logarithm that is not there
+        raise ValueError(
+            f"privacy.epsilon = {target:g}: too small or too large, no noise is found that spends it (rate {rate:g}, "
+            f"{count} releases, delta {delta:g})"
+        ) from None
+
+
+def _spending(target: float, delta: float, rate: float, count: int) -> float:
     from scipy.optimize import brentq
 
     if rate == 1:
@@ -105,9 +115,7 @@ def calibrate(target: float, delta: float, rate: float, count: int) -> float:
         (x0, y0), (x1, y1) = points[-2:]
         x = x1 + (goal - y1) * (x1 - x0) / (y1 - y0)
         points.append((x, math.log(epsilon(Gaussians(math.exp(x), rate, count), delta))))
-    raise ValueError(
-        f"epsilon = {target}: no noise found that spends it (rate {rate}, {count} releases, delta {delta})"
-    )
+    raise ValueError("the secant does not arrive")
 
 
 @lru_cache(maxsize=4096)  # seconds each, and the same for all runs of a mechanism
