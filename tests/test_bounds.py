@@ -125,7 +125,10 @@ def test_members_who_are_gone_raise_success_whatever_the_model_is():
 
     # The same model: the noise hides everything, and still success is not that of nobody.
     assert served(setting.strategy) > served(setting.strategy.without_members) + 0.01
-    for strategy in (boycott, {"name": "several", "collectives": {"a": boycott, "b": {"name": "strike", "alpha": 0.1}}}):
+    for strategy in (
+        boycott,
+        {"name": "several", "collectives": {"a": boycott, "b": {"name": "strike", "alpha": 0.1}}},
+    ):
         reason = bounds.no_ceiling(experiment(strategy=strategy, privacy=central))
         assert reason is not None
         assert "gone" in reason

@@ -249,7 +249,8 @@ def test_wrong_input_is_refused(small, change, reason):
     ("text", "reason"),
     [
         ("", "no records"), ("colour,grade\n", "no records"), ("colour,grade\nred\n", "line 2"),
-        ("colour,grade\nred,good\n", "only one label in .*, 'good';"), ("colour,colour,grade\nred,red,a\nred,red,b\n", "twice"),
+        ("colour,grade\nred,good\n", "only one label in .*, 'good';"),
+        ("colour,colour,grade\nred,red,a\nred,red,b\n", "twice"),
         (None, "cannot be read"),
     ],
 )  # fmt: skip
