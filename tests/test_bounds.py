@@ -1,16 +1,20 @@
 """Every run of the table carries its ceiling and floor, or says why there is none."""
 
+import io
 import math
 
+import numpy as np
+import pandas as pd
 import pytest
 from scipy import stats
 
 from fedacdp import bounds
 from fedacdp.grid import read_study
-from fedacdp.results import table
+from fedacdp.results import as_csv, table
 from fedacdp.rounds import compute_here
 from fedacdp.setting import prepare
 from fedacdp.study import Quiet, execute, plan
+from fedacdp.theory.participation import Game, measured
 from tests.conftest import experiment, local
 
 STUDY = """
@@ -65,6 +69,25 @@ def test_a_ceiling_is_that_of_the_rounds_as_they_were_run(frame, mechanism, z):
     ceiling = runs[(runs["metric"] == bounds.CEILING) & (runs["group"] == "all")].groupby("round")["value"].first()
     assert (success <= ceiling + 0.05).all()
     assert len(success) == len(ceiling) == 3
+
+
+def test_the_success_curve_of_a_setting_is_the_mean_over_seeds_in_the_last_round(frame):
+    for setting, rows in frame.groupby("setting"):
+        success = rows[(rows["metric"] == "success") & (rows["group"] == "all") & (rows["round"] == 3)]
+        curve = measured(frame, setting)
+        assert curve["alpha"].tolist() == [0.0, 0.1]
+        assert curve["runs"].tolist() == [3, 3]
+        expected = [success[success["alpha"] == alpha]["value"].mean() for alpha in (0.0, 0.1)]
+        assert curve["success"].tolist() == pytest.approx(expected)
+        Game(curve["alpha"].to_numpy(), curve["success"].to_numpy(), costs=lambda cost: float(cost > 0.5)).equilibria()
+
+
+def test_numbers_below_zero_are_numbers_in_the_table_and_in_its_csv(frame):
+    assert frame["value"].dtype == np.float64
+    assert (frame["value"] < 0).any()
+    for table_ in (frame, frame.astype({"value": object})):
+        again = pd.read_csv(io.StringIO(as_csv(table_)))
+        np.testing.assert_allclose(again["value"], frame["value"], rtol=1e-12)
 
 
 def test_a_run_without_a_bound_says_why_once(frame):
