@@ -51,6 +51,8 @@ def no_ceiling(experiment: Experiment) -> str | None:
     if privacy.name not in ("central", "central_adaptive", "local_update"):
         return f"no ceiling is known for {privacy.name}"
     each = [strategy, *getattr(strategy, "collectives", {}).values()]
+    if any(s.leaves for s in each):
+        return "success counts members who are gone as not served, whatever the released model is"
     if privacy.name == "local_update" and any(type(s).participates is not Strategy.participates for s in each):
         return "members who send nothing take their noise with them"
     return None

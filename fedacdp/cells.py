@@ -95,7 +95,7 @@ def read(path: Path, label: str, signal: list[str], columns: str | None, delimit
     names = list(dict.fromkeys([*sets, *(name for name in free if name not in sets)]))
     labels, y = np.unique(found[label], return_inverse=True)
     if len(labels) < 2:
-        raise ConfigError(f"--label = {label}: only one label in {path}, {labels[0]!r}; at least two are needed")
+        raise ConfigError(f"--label = {label}: only one label in {path}, {str(labels[0])!r}; at least two are needed")
     x, levels = np.zeros((len(y), len(names)), np.int64), []
     for place, name in enumerate(names):
         values, x[:, place] = np.unique(found[name], return_inverse=True)

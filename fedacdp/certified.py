@@ -77,6 +77,8 @@ def certificate(setting: Setting) -> dict[str, Any]:
     if reason is not None:
         return {"note": reason}
     sizes, mechanism = setting.federation.sizes, setting.mechanism
+    if not setting.member.any():
+        return {"note": f"there is nobody in the collective: its share of {len(sizes)} users is less than half a user"}
     most = int(sizes.max())
     if isinstance(mechanism, Noisy) and 1 < most > mechanism.clip_norm:
         return {"note": f"clipping: users of up to {most} records count less for each than others do"}

@@ -47,6 +47,7 @@ def rows(table: pd.DataFrame, runs: Mapping[Run, Experiment]) -> pd.DataFrame:
         for group, power in _powers(experiment.strategy, score[slot], at, base):
             found.append((*slot, group, power))
     powers = pd.DataFrame(found, columns=["study", "run_id", "group", "value"])
+    powers = powers.astype({"group": "str", "value": "float64"})  # also where there are none
     return last.drop(columns=["group", "value"]).merge(powers, on=["study", "run_id"]).assign(metric=POWER)
 
 

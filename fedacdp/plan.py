@@ -19,6 +19,7 @@ from fedacdp.theory import certificates, private_histogram, thresholds
 from fedacdp.theory.certificates import Cells, Terms
 
 _SIZES = 40  # points of the curve
+_LARGEST = 1e12  # of an epsilon and of a platform: beyond, numbers are no longer exact
 
 
 class Strategy(StrEnum):
@@ -83,6 +84,8 @@ def plan(
         raise ConfigError(f"--target = {target}: not a label of column {label!r}; there are: {some(rows.labels)}")
     if len(rows.y) > platform_size:
         raise ConfigError(f"--platform-size = {platform_size}: fewer than the {len(rows.y)} rows of {table}")
+    if platform_size > _LARGEST:
+        raise ConfigError(f"--platform-size = {platform_size}: more than {_LARGEST:,.0f}")
     if not 0 < success < 1:
         raise ConfigError(f"--success = {success}: must be above 0 and below 1")
     places = [place for place in range(len(rows.names)) if strategy is Strategy.erase or place not in rows.signal]
@@ -171,10 +174,10 @@ def _noise(where: str, epsilon: float | None, delta: float, users: int) -> dict[
     """An arm of the answer: mu and the noise on each count of (epsilon, delta), replacing one user's record."""
     if epsilon is None:
         return {"privacy": where, "noise_sd": 0.0}
-    for option, value, fine in (("epsilon", epsilon, 0 < epsilon < math.inf), ("delta", delta, 0 < delta < 1)):
-        if not fine:
-            name = f"{where}_epsilon" if option == "epsilon" else "privacy_delta"
-            raise ValueError(f"{name} = {value}: must be above 0, and {'finite' if option == 'epsilon' else 'below 1'}")
+    if not 0 < epsilon <= _LARGEST:
+        raise ValueError(f"{where}_epsilon = {epsilon}: must be above 0, and at most {_LARGEST:g}")
+    if not 0 < delta < 1:
+        raise ValueError(f"privacy_delta = {delta}: must be above 0, and below 1")
     from dp_accounting import get_sigma_gaussian  # takes seconds to import
 
     mu = 1 / get_sigma_gaussian(epsilon, delta)

@@ -216,7 +216,9 @@ def as_csv(frame: pd.DataFrame) -> str:
     safe = {}
     for name in frame:
         if not pd.api.types.is_numeric_dtype(frame[name]):
-            formulas = {text: f"'{text}" for text in frame[name].unique() if str(text).startswith(_FORMULA)}
+            formulas = {
+                text: f"'{text}" for text in frame[name].unique() if isinstance(text, str) and text.startswith(_FORMULA)
+            }
             safe[str(name)] = frame[name].replace(formulas) if formulas else frame[name]
     return frame.assign(**safe).to_csv(index=False)
 

@@ -1,15 +1,20 @@
 """Every run of the table carries its ceiling and floor, or says why there is none."""
 
+import io
 import math
 
+import numpy as np
+import pandas as pd
 import pytest
 from scipy import stats
 
 from fedacdp import bounds
 from fedacdp.grid import read_study
-from fedacdp.results import table
+from fedacdp.results import as_csv, table
 from fedacdp.rounds import compute_here
+from fedacdp.setting import prepare
 from fedacdp.study import Quiet, execute, plan
+from fedacdp.theory.participation import Game, measured
 from tests.conftest import experiment, local
 
 STUDY = """
@@ -66,6 +71,25 @@ def test_a_ceiling_is_that_of_the_rounds_as_they_were_run(frame, mechanism, z):
     assert len(success) == len(ceiling) == 3
 
 
+def test_the_success_curve_of_a_setting_is_the_mean_over_seeds_in_the_last_round(frame):
+    for setting, rows in frame.groupby("setting"):
+        success = rows[(rows["metric"] == "success") & (rows["group"] == "all") & (rows["round"] == 3)]
+        curve = measured(frame, setting)
+        assert curve["alpha"].tolist() == [0.0, 0.1]
+        assert curve["runs"].tolist() == [3, 3]
+        expected = [success[success["alpha"] == alpha]["value"].mean() for alpha in (0.0, 0.1)]
+        assert curve["success"].tolist() == pytest.approx(expected)
+        Game(curve["alpha"].to_numpy(), curve["success"].to_numpy(), costs=lambda cost: float(cost > 0.5)).equilibria()
+
+
+def test_numbers_below_zero_are_numbers_in_the_table_and_in_its_csv(frame):
+    assert frame["value"].dtype == np.float64
+    assert (frame["value"] < 0).any()
+    for table_ in (frame, frame.astype({"value": object})):
+        again = pd.read_csv(io.StringIO(as_csv(table_)))
+        np.testing.assert_allclose(again["value"], frame["value"], rtol=1e-12)
+
+
 def test_a_run_without_a_bound_says_why_once(frame):
     for metric in (bounds.CEILING, bounds.FLOOR):
         empty = frame[(frame["metric"] == metric) & frame["value"].isna()]
@@ -110,6 +134,27 @@ def test_members_who_strike_have_a_ceiling_where_the_noise_stays(tmp_path):
     found = runs[(runs["metric"] == bounds.CEILING) & (runs["round"] == 3)]["value"]
     expected = stats.norm.cdf(stats.norm.ppf(baseline) + max(moved))
     assert found.to_numpy() == pytest.approx([expected] * 3, abs=1e-9)
+
+
+def test_members_who_are_gone_raise_success_whatever_the_model_is():
+    central = {"name": "central", "noise_multiplier": 1e6, "delta": 1e-5, "clip_norm": 1.0}
+    boycott = {"name": "boycott", "alpha": 0.4}
+    setting = prepare(experiment(strategy=boycott, privacy=central), local())
+    model, test = setting.net.initial(setting.key.fold("initial")), setting.federation.test
+
+    def served(strategy):
+        found = strategy.measures(lambda x: setting.net.predict(model, x), test, model, 1)
+        return found["success"]
+
+    # The same model: the noise hides everything, and still success is not that of nobody.
+    assert served(setting.strategy) > served(setting.strategy.without_members) + 0.01
+    for strategy in (
+        boycott,
+        {"name": "several", "collectives": {"a": boycott, "b": {"name": "strike", "alpha": 0.1}}},
+    ):
+        reason = bounds.no_ceiling(experiment(strategy=strategy, privacy=central))
+        assert reason is not None
+        assert "gone" in reason
 
 
 def test_a_strike_among_several_collectives_is_a_strike():

@@ -435,6 +435,18 @@ def test_more_knowledge_of_rivals_certifies_more():
         several.worst_case(NATURAL, PLANTED, GOOD, 600_000, 500_000, PAPER)
 
 
+@pytest.mark.parametrize("terms", [{"noise_sd": 300.0}, {"bound": "bernstein"}])
+def test_terms_that_several_collectives_have_no_certificate_under_are_refused(terms):
+    under, mine = dataclasses.replace(PAPER, **terms), (NATURAL, PLANTED, GOOD, 160_000)
+    for certify in (
+        lambda: several.worst_case(*mine, 60_000, under),
+        lambda: several.with_published(*mine, 60_000, 0 * PLANTED.sum(axis=1), under),
+        lambda: several.with_known(*mine, [], under),
+    ):
+        with pytest.raises(ValueError, match="several collectives"):
+            certify()
+
+
 # A private table
 
 

@@ -186,6 +186,16 @@ def test_a_run_that_no_theorem_is_about_says_why(changes, reason):
     assert bounds.NO_FLOOR not in found["note"]
 
 
+@pytest.mark.parametrize("play", PLAYS)
+def test_a_share_too_small_for_one_member_has_no_floor_and_the_run_goes_on(play):
+    setting = prepare(counting(strategy={**PLAYS[play], "alpha": 0.001}), local())
+    assert not setting.member.any()
+    found = certificate(setting)
+    assert "value" not in found
+    assert "nobody in the collective" in found["note"]
+    assert len(list(run(setting, local(), compute_here))) == 1
+
+
 def test_what_looks_like_it_but_is_covered_has_a_floor():
     for changes in (
         {"training": OFTEN},

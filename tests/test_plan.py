@@ -235,6 +235,8 @@ GOOD = {"--label": "grade", "--signal": "colour=red", "--target": "good", "--pla
         ({"--local-epsilon": "1", "--privacy-delta": "1"}, "--privacy-delta = 1.0"),
         ({"--strategy": "unplant", "--estimators": "6"}, "--estimators = 6"), ({"--delimiter": ";"}, "no such column"),
         ({"--target": None}, "--target = None: not a label"),
+        ({"--local-epsilon": "1e308"}, r"--local-epsilon = 1e\+308: must be above 0, and at most"),
+        ({"--platform-size": "9" * 22}, "--platform-size = 9999999999999999999999: more than 1,000,000,000,000"),
     ],
 )  # fmt: skip
 def test_wrong_input_is_refused(small, change, reason):
@@ -247,7 +249,8 @@ def test_wrong_input_is_refused(small, change, reason):
     ("text", "reason"),
     [
         ("", "no records"), ("colour,grade\n", "no records"), ("colour,grade\nred\n", "line 2"),
-        ("colour,grade\nred,good\n", "only one label"), ("colour,colour,grade\nred,red,a\nred,red,b\n", "twice"),
+        ("colour,grade\nred,good\n", "only one label in .*, 'good';"),
+        ("colour,colour,grade\nred,red,a\nred,red,b\n", "twice"),
         (None, "cannot be read"),
     ],
 )  # fmt: skip

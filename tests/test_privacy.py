@@ -1,6 +1,7 @@
 """Every epsilon comes from the mechanism that ran, and what it claims is what it does."""
 
 import math
+import re
 
 import numpy as np
 import pytest
@@ -54,6 +55,12 @@ def test_second_opinions_have_the_golden_values():
 def test_exact_gaussian_values(eps, ratio):
     assert 1 / accounting.mu_of(eps, 1e-5) == pytest.approx(ratio, rel=2e-5)
     assert accounting.epsilon(Gaussians(ratio, 1.0, 1), 1e-5) == pytest.approx(eps, rel=1e-3)
+
+
+@pytest.mark.parametrize("epsilon", [1e-7, 1e6])
+def test_an_epsilon_that_no_noise_spends_is_refused_by_name(epsilon):
+    with pytest.raises(ValueError, match=re.escape(f"privacy.epsilon = {epsilon:g}: too small or too large")):
+        mechanism("local_update", epsilon=epsilon, delta=1e-3).calibrated(Plan(100, 0.2, 1, 1, 2, 0.5))
 
 
 @pytest.mark.parametrize("eps", [1.0, 4.0, 16.0])

@@ -214,6 +214,11 @@ def test_simulated_contraction_keeps_its_floor_and_half_the_noise_would_not():
     assert spread == pytest.approx(floors.noise_growth(rate, lr, rounds), rel=4.9 / math.sqrt(2 * runs * 19))
 
 
+def test_noise_of_a_pull_too_small_to_be_seen_is_that_of_a_random_walk():
+    for rate in (1e-300, 1e-17, 1e-12):
+        assert floors.noise_growth(rate, 0.1, 50) == pytest.approx(0.1 * math.sqrt(50), rel=1e-9)
+
+
 def test_clipped_gradients_reach_what_is_said_and_no_more():
     rng = np.random.default_rng(2)
     base = rng.standard_normal(5)

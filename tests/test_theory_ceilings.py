@@ -47,6 +47,19 @@ def test_group_privacy_has_the_values_of_its_table(row):
     assert printed(ceilings.membership_auc(mu), auc)
 
 
+TEXTBOOK = {0.5: 9.690, 1: 4.845, 2: 2.422, 4: 1.211, 8: 0.606}  # sqrt(2 ln(1.25 / delta)) / epsilon
+
+
+@pytest.mark.parametrize(("epsilon", "printed_ratio"), TEXTBOOK.items())
+def test_the_textbook_noise_is_more_than_the_exact_one_and_no_guarantee_for_large_budgets(epsilon, printed_ratio):
+    ratio = math.sqrt(2 * math.log(1.25 / DELTA)) / epsilon
+    assert abs(ratio - printed_ratio) <= 5.1e-4
+    assert ratio > 1 / accounting.mu_of(epsilon, DELTA)
+    assert ceilings.epsilon_of_mu(1 / ratio, DELTA) < epsilon
+    far = math.sqrt(2 * math.log(1.25 / DELTA)) / 100
+    assert ceilings.epsilon_of_mu(1 / far, DELTA) > 100
+
+
 # percent of users, by reach, for N = 100, 1,000, 10,000, 100,000
 NECESSARY = {
     (1, "central"): (9.56, 0.956, 0.0956, 0.0096),

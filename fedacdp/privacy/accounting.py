@@ -110,9 +110,19 @@ def calibrate(target: float, delta: float, rate: float, count: int) -> float:
     A secant on log(ratio), log(epsilon), started from the Renyi answer: a PLD costs about a second, so evaluations are
     few. Where nothing is sampled the answer is exact and needs one check. ValueError if no noise would do.
     """
+    check_target(target)
+    try:
+        return _spending(target, delta, rate, count)
+    except ValueError:  # a root or a logarithm that is not there
+        raise ValueError(
+            f"privacy.epsilon = {target:g}: too small or too large, no noise is found that spends it (rate {rate:g}, "
+            f"{count} releases, delta {delta:g})"
+        ) from None
+
+
+def _spending(target: float, delta: float, rate: float, count: int) -> float:
     from scipy.optimize import brentq
 
-    check_target(target)
     if rate == 1:
         exact = math.sqrt(count) / mu_of(target, delta)
         low, high = exact * 0.9999, exact * 1.001
@@ -122,9 +132,7 @@ def calibrate(target: float, delta: float, rate: float, count: int) -> float:
         low, high = math.exp(rdp_ratio) * 0.9, math.exp(rdp_ratio) * 1.002
     found = secant(lambda ratio: epsilon(Gaussians(ratio, rate, count), delta), target, low, high)
     if found is None:
-        raise ValueError(
-            f"epsilon = {target}: no noise found that spends it (rate {rate}, {count} releases, delta {delta})"
-        )
+        raise ValueError("the secant does not arrive")
     return found
 
 

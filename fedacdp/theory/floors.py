@@ -127,8 +127,9 @@ def feasible_rate(alpha: float, gradient_norm: float, clip_norm: float, distance
 
 def noise_growth(rate: float, lr: float, rounds: int) -> float:
     """f1 = lr sqrt((1 - (1 - lr B)^(2T)) / (1 - (1 - lr B)^2)): noise of all rounds per noise on a round. Derived."""
-    keep = _contraction(rate, lr)
-    return lr * math.sqrt(-math.expm1(2 * _rounds(rounds) * math.log(keep)) / (1 - keep**2))
+    _contraction(rate, lr)  # is in range
+    pull = lr * rate
+    return lr * math.sqrt(-math.expm1(2 * _rounds(rounds) * math.log1p(-pull)) / (pull * (2 - pull)))
 
 
 def norm_bound(dimension: int, failure: float) -> float:

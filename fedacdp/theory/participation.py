@@ -3,8 +3,8 @@
 User i joins iff (1 - gamma) S(alpha) + pi >= c_i: c_i its cost, gamma the share of the benefit that a free-rider also
 gets (Hardt et al. 2023, second-hand), pi the benefit of privacy. With costs distributed as F (`costs`, a distribution
 function), equilibria are the fixed points of alpha -> F((1 - gamma) S(alpha) + pi) (derived). S(alpha) is a measured
-curve: shares (A,), ascending, with success (A,), straight in between and flat outside. Where only the gain over no
-collective is valued, give success - base.
+curve: shares (A,), ascending, with success (A,), straight in between and flat outside; `measured` has it from a study's
+table. Where only the gain over no collective is valued, give success - base.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
+import pandas as pd
 from scipy.optimize import brentq
 
 from fedacdp.theory import ceilings
@@ -92,6 +93,28 @@ class Game:
         if top is None:
             return math.inf
         return max((e.alpha for e in self.equilibria() if not e.stable and e.alpha < top), default=0.0)
+
+
+def measured(table: pd.DataFrame, setting: str, metric: str = "success", group: str = "all") -> pd.DataFrame:
+    """The curve of one setting of a study: columns `alpha`, ascending, `success`, the mean over seeds of the last round
+    of the runs that are done, and `runs`, their number.
+
+    table: the tidy table of one study (`fedacdp.results.table`); `metric` and `group` as there. Shares beyond the
+    largest one measured have its success in a `Game`, which says nothing about them. ValueError if there are no such
+    runs, naming the settings that there are.
+    """
+    rows = table[(table["metric"] == metric) & (table["group"] == group) & (table["status"] == "done")]
+    found = rows[rows["setting"] == setting]
+    if found.empty:
+        there = ", ".join(sorted({str(name) for name in rows["setting"]})) or "none"
+        raise ValueError(f"setting = {setting!r}: no done runs with {metric} of {group}; settings with such: {there}")
+    if found["study"].nunique() > 1:
+        raise ValueError(
+            f"table: {setting!r} is in several studies ({', '.join(sorted(set(found['study'])))}); take one"
+        )
+    last = found[found["round"] == found.groupby("run_id")["round"].transform("max")]
+    curve = last.groupby("alpha", as_index=False)["value"].agg(success="mean", runs="size")
+    return curve.sort_values("alpha", ignore_index=True)
 
 
 def worthwhile_success(cost: float, free_riding: float) -> float:

@@ -8,7 +8,7 @@ for every y' other than y*_m,
     - ((N-n_all)/N) (P^_Dm(x~, y') - P^_Dm(x~, y*_m) + 2 R(n_m) + 2 R(N-n_all)) - s > 0,
 
 minus R(n_m) + R(N_test). A counts allies (the same target), B rivals (y*_j = y'), as far as m knows them. With one
-collective this is Theorem 3.3.
+collective this is Theorem 3.3. With Hoeffding and without noise on the counts only: ValueError for other terms.
 """
 
 from __future__ import annotations
@@ -76,6 +76,8 @@ def worst_case(natural: np.ndarray, planted: np.ndarray, target: int, members: i
 
 
 def _success(cells: Cells, net: np.ndarray, members: int, others: int, level: float, terms: Terms) -> float:
+    if terms.noise_sd > 0 or terms.bound != "hoeffding":
+        raise ValueError("terms: of several collectives there are certificates with Hoeffding and without noise only")
     whole, rest = terms.platform_size, terms.platform_size - members - others
     if rest < 0:
         raise ValueError(f"members: {members} and {others} others are more than the platform's {whole}")
