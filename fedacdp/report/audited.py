@@ -14,7 +14,7 @@ from fedacdp.anonymity import SCORES
 from fedacdp.config import ConfigError
 from fedacdp.findings import Finding
 from fedacdp.report.figures import STYLES, styled
-from fedacdp.report.odds import odds, rounded_up
+from fedacdp.report.odds import odds
 from fedacdp.results import as_csv, write
 
 VIEWS = {
@@ -36,10 +36,9 @@ def odds_line(guarantee: dict[str, Any], view: str, found: Sequence[Finding]) ->
         best = [f for f in found if f.measure == f"TPR at {rate} % FPR" and f.value is not None and f.attack in SCORES]
         if best:
             top = max(best, key=lambda finding: finding.value or 0.0)
-            flagged = rounded_up(100 * (top.value or 0.0))
             return (
                 f"{allowed} Here, of 100 people who are no members, the best score ({top.attack}) flags {rate} by "
-                f"mistake and {flagged} of 100 members."
+                f"mistake and {100 * (top.value or 0.0):.1f} of 100 members."
             )
     return allowed
 
