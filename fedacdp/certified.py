@@ -57,6 +57,7 @@ def no_certificate(experiment: Experiment) -> str | None:
         "members leave the privacy protocol": strategy.protocols != {"compliant"},
         "members do not act in every round": strategy.start > 1 or (strategy.stop or math.inf) < training.rounds,
         "not everybody is counted alike: rounds are on samples of users": training.sampling_prob < 1,
+        "not everybody is counted: messages are lost (dropout)": training.dropout > 0,
         partition.get(data.partition, ""): data.partition in partition,
         f"no certificate is known for the noise of {privacy.name}": privacy.name
         not in ("none", "central", "local_update"),
