@@ -76,9 +76,9 @@ def shifts(experiment: Experiment, noise_multiplier: float, rounds: pd.DataFrame
         by_round[name].to_numpy() for name in (("messages", "acting"), ("messages", "all"), ("cohort_size", "all"))
     )
     if experiment.privacy.observer == "model_holder":
-        each = [
-            ceilings.central_shift(acting[[t]], noise_multiplier, (sampled - sent)[[t]]) for t in range(len(by_round))
-        ]
+        lost = by_round[("messages", "lost")].to_numpy() if ("messages", "lost") in by_round else np.zeros(len(sent))
+        silent = sampled - sent - lost  # a message is lost whether its sender is in a collective or not
+        each = [ceilings.central_shift(acting[[t]], noise_multiplier, silent[[t]]) for t in range(len(by_round))]
     else:
         each = [ceilings.local_mean_shift(acting[[t]], sent[[t]], noise_multiplier) for t in range(len(by_round))]
     total = np.sqrt(np.cumsum(np.square(each)))  # Gaussians compose by root sum of squares

@@ -58,6 +58,7 @@ def no_certificate(experiment: Experiment) -> str | None:
         "members do not act in every round": strategy.start > 1 or (strategy.stop or math.inf) < training.rounds,
         "the noise is that of a larger cohort (noise_cohort)": getattr(privacy, "noise_cohort", None) is not None,
         "not everybody is counted alike: rounds are on samples of users": training.sampling_prob < 1,
+        "not everybody is counted: messages are lost (dropout)": training.dropout > 0,
         partition.get(data.partition, ""): data.partition in partition,
         f"no certificate is known for the noise of {privacy.name}": privacy.name
         not in ("none", "central", "local_update"),

@@ -15,6 +15,7 @@ from fedacdp.audit import audit
 from fedacdp.comparing import compare
 from fedacdp.config import ConfigError, Execution, parts_of
 from fedacdp.grid import find_study, read_study, setting, study_files
+from fedacdp.grid import shard as part_of
 from fedacdp.machine import schedule
 from fedacdp.plan import plan
 
@@ -64,6 +65,10 @@ def run(
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
     gpus_per_node: Annotated[float, typer.Option(help="Share of a GPU per Flower node.")] = 0.0,
     jobs: Annotated[int, typer.Option(help="Runs in flight at once.")] = 2,
+    shard: Annotated[
+        str | None, typer.Option(help="i/n: only that part of the runs; copy the folders of all parts together.")
+    ] = None,
+    max_runs: Annotated[int, typer.Option(min=1, help="Refuse a grid that multiplies to more.")] = 10_000,
     ray_address: Annotated[
         str | None, typer.Option(help="A running Ray cluster, HOST:PORT or auto; else nodes are on this machine.")
     ] = None,
@@ -78,6 +83,9 @@ def run(
     found = find_study(study)
     if set_:
         found = found.with_set(dict(setting(text) for text in set_))
+    experiments = found.at_most(max_runs).experiments()
+    if shard is not None:
+        experiments = part_of(experiments, shard)
     options = {
         "engine": engine,
         "nodes": nodes,
@@ -88,12 +96,12 @@ def run(
         "data_dir": data_dir,
         "ray_address": ray_address,
     }
-    execution, notes = schedule(found.experiments(), options)
-    folder, tasks = studies.plan(found, out, execution)
+    execution, notes = schedule(experiments, options)
+    folder, tasks = studies.plan(found, out, execution, experiments)
     execution, more = fit([task.experiment for task in tasks], execution, chunk is not None)
     for note in notes + more:
         typer.echo(f"Note: {note}", err=True)
-    failed, ran = 0, bool(tasks)
+    failed, ran, reasons = 0, bool(tasks), list[str]()
     if not tasks:
         typer.echo("Every run is there already.", err=True)
     for attempt in (1, 2):
@@ -101,19 +109,23 @@ def run(
             if tasks:
                 with _engine(execution) as compute, Lines() as display:
                     failed = studies.execute(found, folder, tasks, execution, compute, display)
+                    reasons = display.failed
             break
         except NodeFailure as error:
             typer.echo(f"A node was lost: {error}", err=True)
             if attempt == 2:
                 fail("stopped; what is done is kept, and the same command goes on from the last checkpoints", 1)
             typer.echo("Going on from the last checkpoints with fresh nodes.", err=True)
-            _, tasks = studies.plan(found, out, execution)
+            _, tasks = studies.plan(found, out, execution, experiments)
     closing_table(folder)
     page = folder / "report.html"
     if ran or not page.exists():
         _page(folder)
     typer.echo(f"Page: {page}", err=True)
     if failed:
+        typer.echo(f"{failed} of {len(tasks)} runs failed; the same command tries them again:", err=True)
+        for reason in reasons:
+            typer.echo(f"  {' '.join(reason.split())}", err=True)
         raise typer.Exit(1)
 
 
@@ -208,7 +220,7 @@ def _page(folder: Path, out: Path | None = None) -> Path:
 def main() -> None:
     """The entry point: wrong input ends with one line and exit status 2, never with a traceback."""
     try:
-        app(standalone_mode=False)
+        status = app(standalone_mode=False)
     except ConfigError as error:
         fail(str(error), 2)
     except typer.Abort:
@@ -220,9 +232,9 @@ def main() -> None:
 
         if isinstance(error, click.ClickException):
             fail(error.format_message(), 2)
-        if isinstance(error, click.exceptions.Exit):
-            sys.exit(error.exit_code)
         raise
+    if status:
+        sys.exit(status)  # of typer.Exit, which does not end a program where it is not standalone
 
 
 def fail(message: str, status: int) -> None:

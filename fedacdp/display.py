@@ -44,6 +44,7 @@ class Lines:
         self.lock = threading.Lock()
         self.total, self.done, self.began, self.said = 0, 0, time.monotonic(), time.monotonic()
         self.ended: Counter[str] = Counter()
+        self.failed: list[str] = []
         self.bar = Progress(
             TextColumn("rounds"), BarColumn(), MofNCompleteColumn(), TextColumn("elapsed"), TimeElapsedColumn(),
             TextColumn("left"), TimeRemainingColumn(), TextColumn("{task.description}"), console=self.console,
@@ -86,8 +87,11 @@ class Lines:
             self.ended[status] += 1
             assert self.task is not None
             self.bar.update(self.task, description=", ".join(f"{n} {s}" for s, n in self.ended.items()))
+            line = f"run {task.experiment.run_id} {status}: {reason}"
+            if status == "failed":
+                self.failed.append(line)
             if status != "done":
-                self.console.print(f"run {task.experiment.run_id} {status}: {escape(reason)}", highlight=False)
+                self.console.print(escape(line), highlight=False)
 
 
 def closing_table(folder: Path) -> None:

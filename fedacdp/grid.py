@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+import math
 import re
 import tomllib
 from pathlib import Path
@@ -35,6 +36,15 @@ class Study(BaseModel):
             _put(base, key, value)
         return self.model_copy(update={"base": base, "grid": grid})
 
+    def at_most(self, runs: int) -> Study:
+        """The study; ConfigError, before anything is expanded, if its grid multiplies to more than so many runs."""
+        count = math.prod(len(values) for values in self.grid.values())
+        if count > runs:
+            raise ConfigError(
+                f"--max-runs = {runs}: the grid of {self.name} multiplies to {count:,} runs; give {count} to allow them"
+            )
+        return self
+
     def experiments(self) -> list[Experiment]:
         """Every experiment of the product, in grid order, without repetitions; ConfigError if one is wrong."""
         found: dict[str, Experiment] = {}
@@ -45,6 +55,23 @@ class Study(BaseModel):
             experiment = experiment_from(raw)
             found.setdefault(experiment.run_id, experiment)
         return list(found.values())
+
+
+def shard(experiments: list[Experiment], which: str) -> list[Experiment]:
+    """The part `i/n` (i from 1 to n) of the experiments: runs with the same baseline stay together, and these groups,
+    ordered by the digest of that baseline, are dealt out in turn. So no run is in two parts, each part has the
+    baselines that it needs, and together they are the study. ConfigError if it is none, or there are fewer groups."""
+    found = re.fullmatch(r"([1-9]\d*)/([1-9]\d*)", which, re.ASCII)
+    if not found or int(found[1]) > int(found[2]):
+        raise ConfigError(f"--shard = {which}: must be i/n, i from 1 to n, like 1/4")
+    place, parts = int(found[1]), int(found[2])
+    groups = sorted({experiment.baseline.run_id for experiment in experiments})
+    if parts > len(groups):
+        raise ConfigError(
+            f"--shard = {which}: at most {len(groups)} parts; the runs of a setting and seed stay with their baseline"
+        )
+    own = set(groups[place - 1 :: parts])
+    return [experiment for experiment in experiments if experiment.baseline.run_id in own]
 
 
 def read_study(path: Path) -> Study:

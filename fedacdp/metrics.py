@@ -38,7 +38,8 @@ def cohort(
 ) -> list[Value]:
     """What the server's side of the simulation saw in a round, from `sampled` users of whom len(norms) sent an update:
 
-    `cohort_size`: users sampled. `messages`: updates sent; group `acting`: by members following the strategy.
+    `cohort_size`: users sampled. `messages`: updates sent; group `acting`: by members following the strategy; where
+    there is `dropout` also group `lost`: messages of sampled users that did not arrive, which are in no other number.
     `update_norm`: median L2 norm before clipping, for all, for acting members and for others. `clipped_fraction`:
     updates scaled down / updates sent. `nonfinite_updates`: updates with infinity or NaN, which count as zero.
     `effective_share` of group `acting`: their share of `weights`, what updates weigh in the step: the factors of

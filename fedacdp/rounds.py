@@ -84,7 +84,8 @@ def run(
     while state.round < training.rounds:
         began, round = time.perf_counter(), state.round + 1
         ids = draw_cohort(setting, state, round)
-        chunks = [ids[first : first + execution.chunk] for first in range(0, len(ids), execution.chunk)]
+        heard = arriving(setting, ids, round)
+        chunks = [heard[first : first + execution.chunk] for first in range(0, len(heard), execution.chunk)]
         now = replace(setting, clip=mechanism.clip_now(state.memory))
         parts = (part for some in _in_turns(chunks, 8 * size) for part in compute(now, state.parameters, round, some))
         came = gather(parts, size, setting.stacks)
@@ -99,7 +100,7 @@ def run(
             parameters = setting.net.moved(state.parameters, total, training.server_lr, plan.cohort)
 
         messages, last = state.messages.copy(), state.last.copy()
-        messages[ids] += 1
+        messages[ids] += 1  # also of those whose message is lost: it has left them
         last[ids] = round
         memory = mechanism.next_memory(state.memory, came.norms, noise, plan, round, key.fold("memory"))
         sent, draws = state.sent + int(came.noisy.sum()), state.draws + came.draws + (noise.draws if noise else 0)
@@ -109,6 +110,8 @@ def run(
         values = metrics.cohort(len(ids), came.norms, came.factors, came.acting, weights, now.clip)
         if aborted:
             values.append(("aborted", "all", 1.0))
+        if training.dropout > 0:
+            values.append(("messages", "lost", float(len(ids) - len(heard))))
         if round % training.evaluate_every == 0 or round == training.rounds:
             values += evaluate(setting, parameters, round)
         yield state, Row(round, time.perf_counter() - began, values)
@@ -122,6 +125,15 @@ def draw_cohort(setting: Setting, state: State, round: int) -> np.ndarray:
     drawn = setting.on_platform & (chance < mechanism.chances(plan)) & mechanism.eligible(state.last, round)
     limit = mechanism.message_limit(plan)
     return np.flatnonzero(drawn if limit is None else drawn & (state.messages < limit))
+
+
+def arriving(setting: Setting, ids: np.ndarray, round: int) -> np.ndarray:
+    """Those of a cohort whose messages are not lost. Nobody knows beforehand, and the server goes on dividing by the
+    public expected cohort, so no guarantee depends on it: a lost message is one less that an adversary sees."""
+    dropout = setting.experiment.training.dropout
+    if dropout == 0:
+        return ids
+    return ids[setting.key.fold("dropout", round).uniforms(ids, 1)[:, 0] >= dropout]
 
 
 def work(setting: Setting, parameters: np.ndarray, round: int, ids: np.ndarray) -> Partial:

@@ -66,9 +66,12 @@ Engine = Callable[[Execution], Any]
 """A context manager that gives the `Compute` of an execution."""
 
 
-def plan(study: Study, out: Path, execution: Execution) -> tuple[Path, list[Task]]:
-    """Check everything and say what is to be done, baselines first; writes nothing. ConfigError for wrong input."""
-    experiments = study.experiments()
+def plan(
+    study: Study, out: Path, execution: Execution, part: list[Experiment] | None = None
+) -> tuple[Path, list[Task]]:
+    """Check everything and say what is to be done, baselines first, of the whole study or of `part` of its experiments;
+    writes nothing. ConfigError for wrong input."""
+    experiments = study.experiments() if part is None else part
     folder = out / study.name
     _check_folder(folder, study)
     asked = {experiment.run_id for experiment in experiments}
@@ -103,7 +106,11 @@ def perform(study: Study, task: Task, execution: Execution, compute: Compute, di
     """Do one run, or the rest of it; returns its status: done, diverged or failed."""
     folder, began = task.folder, time.time()
     folder.mkdir(parents=True, exist_ok=True)
-    setting = prepare(task.experiment, execution)
+    try:
+        setting = prepare(task.experiment, execution)
+    except ConfigError as error:  # what fits for one seed need not for another: groups have other sizes
+        display.end(task, "failed", str(error))
+        return "failed"
     write_json(folder / "experiment.json", json.loads(task.experiment.text))
     checkpoint = Checkpoint(folder)
     state, rows = checkpoint.load() or (None, [])

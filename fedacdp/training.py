@@ -11,14 +11,16 @@ class Training(BaseModel):
     """How the platform trains: T rounds on Poisson cohorts, and each user's plain SGD.
 
     Exactly one of local_steps and local_epochs; batch = "full" takes all of a user's records at each step. The server
-    adds server_lr * (sum of updates) / (sampling_prob * users) to the model. Where the model learns by counts, rounds
-    and sampling_prob are all there is: counts take no steps. Where it learns by ratings, local steps are of all ratings
-    of a user, and the server's step is that of the model.
+    adds server_lr * (sum of updates) / (sampling_prob * users) to the model. dropout: chance that the message of a
+    sampled user is lost, drawn for each user and round; it costs the user one of its messages all the same. Where the
+    model learns by counts, rounds, sampling_prob and dropout are all there is: counts take no steps. Where it learns by
+    ratings, local steps are of all ratings of a user, and the server's step is that of the model.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
     rounds: PositiveInt
     sampling_prob: float = Field(gt=0, le=1)
+    dropout: float = Field(default=0.0, ge=0, lt=1)
     local_steps: PositiveInt | None = None
     local_epochs: PositiveInt | None = None
     batch: PositiveInt | Literal["full"] = "full"
