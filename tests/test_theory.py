@@ -175,7 +175,7 @@ def test_members_off_script_cannot_undercut_their_floor():
 
 
 @settings(max_examples=200, deadline=None, derandomize=True)
-@given(UNIT, UNIT, st.floats(0.01, 0.99), RATE, st.floats(0, 0.02))
+@given(UNIT, UNIT, st.floats(0.01, 0.99), RATE, st.floats(0, 0.02, allow_subnormal=False))
 def test_a_floor_reaches_what_is_wanted_at_its_critical_mass(gap, mass, wanted, target_rate, e):
     pairs = [
         (floors.feature_label_mass(wanted, gap, mass, e), lambda a: floors.feature_label(a, gap, mass, e)),
