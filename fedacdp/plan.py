@@ -196,6 +196,10 @@ def _summary(cells: Cells, terms: Terms, n: int, wanted: float, rows: Rows, plac
     def expected(members: float) -> float:
         if not sd:
             return float(seen.outer[win <= members].sum())
+        if cells.anchor is not None:  # erased where the cell and that of the signal agree, on whatever label
+            every, anchor = private_histogram.leads(cells, whole, members), cells.anchor[order]
+            alike = private_histogram.agreement(every[order], every[anchor], sd)
+            return float(seen.outer @ np.where(anchor == order, 1.0, alike))
         return float(seen.outer @ private_histogram.win_probability(private_histogram.leads(seen, whole, members), sd))
 
     least = thresholds.first(lambda m: np.array([expected(k) >= wanted for k in m]), 0, whole, 1)[0]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import re
 import sys
 
@@ -295,6 +296,25 @@ def test_the_chance_of_a_private_cell_enters_the_expected_success(small):
     cells = ct.feature_label(np.array([[3, 1]]), np.array([[4, 2]]), 1)
     chance = ph.win_probability(ph.leads(cells, 600, 6), arm["noise_sd"])
     assert arm["expected"] == pytest.approx(float(chance[0]), abs=1e-12)
+
+
+def test_erasing_is_expected_where_two_private_cells_agree_on_any_label(tmp_path):
+    counts = np.array([[60, 40, 5], [30, 70, 9], [30, 20, 25], [50, 50, 1]])  # 1p, 0p, 1q, 0q; labels a, b, c
+    path, n, size = tmp_path / "rows.csv", counts.sum(), 1200
+    cells = [f"{name[0]},{name[1]},{y}" for name, row in zip(("1p", "0p", "1q", "0q"), counts, strict=True)
+             for y, count in zip("abc", row, strict=True) for _ in range(count)]  # fmt: skip
+    path.write_text("\n".join(["s,city,y", *cells]) + "\n")
+    words = ("--label", "y", "--signal", "s=1", "--strategy", "erase", "--platform-size", size, "--local-epsilon", 2)
+    [arm] = planned(path, *words)["private"]
+    anchor, table = np.array([0, 0, 2, 2]), (size - n) / n * counts
+    table[np.arange(4), counts[anchor].argmax(axis=1)] += counts.sum(axis=1)
+    noise = arm["noise_sd"] * np.random.default_rng(3).standard_normal((100_000, 4, 3))
+    guess = (table + noise).argmax(axis=2)
+    shares = counts.sum(axis=1) / n
+    agreed = (guess == guess[:, anchor]).mean(axis=0) @ shares
+    assert arm["expected"] == pytest.approx(agreed, abs=4.9 * 0.5 / math.sqrt(100_000))
+    alone = (guess == counts[anchor].argmax(axis=1)).mean(axis=0) @ shares
+    assert abs(agreed - alone) > 0.03, "the chance of the label alone is caught"
 
 
 def test_cells_as_csv_are_those_of_the_json_and_no_formulas(tmp_path):

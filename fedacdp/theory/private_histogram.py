@@ -59,6 +59,20 @@ def win_probability(leads: np.ndarray, sd: float) -> np.ndarray:
     return found
 
 
+def agreement(one: np.ndarray, other: np.ndarray, sd: float) -> np.ndarray:
+    """Probability that two cells with independent noises are predicted alike, (...): sum over labels of the product of
+    their chances. one, other (..., R): the leads of one and the same label over the R others, in the same order."""
+    found = win_probability(one, sd) * win_probability(other, sd)
+    for rival in range(one.shape[-1]):
+        chances = []
+        for lead in (one, other):
+            turned = lead - lead[..., [rival]]  # of the rival over the others
+            turned[..., rival] = -lead[..., rival]
+            chances.append(win_probability(turned, sd))
+        found += chances[0] * chances[1]
+    return found
+
+
 def leads(cells: Cells, platform_size: int, members: np.ndarray | float) -> np.ndarray:
     """Expected lead of the own label over each rival, in records: (n - n_e) mass - (N - n) (rival - own), (K, R) for
     sizes n that are a number or (K,)."""
