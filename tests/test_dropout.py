@@ -40,10 +40,11 @@ def test_whose_messages_are_lost_is_the_same_for_every_mechanism_alpha_and_cohor
 @pytest.mark.parametrize("name", MECHANISMS)
 def test_a_lost_message_is_charged_to_its_sender_and_carries_no_accounted_noise(name):
     setting = prepare(under(MECHANISMS[name], training__dropout=0.5), local())
-    charged, sent = np.zeros(60, int), 0
+    charged, last, sent = np.zeros(60, int), np.zeros(60, np.int32), 0
     for state, row in run(setting, local(), compute_here):
-        ids = draw_cohort(setting, type(state)(**{**vars(state), "messages": charged}), state.round)
+        ids = draw_cohort(setting, type(state)(**{**vars(state), "messages": charged, "last": last}), state.round)
         charged[ids] += 1
+        last[ids] = state.round
         values = {(metric, group): value for metric, group, value in row.values}
         assert values["messages", "all"] + values["messages", "lost"] == values["cohort_size", "all"] == len(ids)
         sent += int(values["messages", "all"])
