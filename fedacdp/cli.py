@@ -16,6 +16,7 @@ from fedacdp.grid import find_study, read_study, setting, study_files
 from fedacdp.grid import shard as part_of
 from fedacdp.machine import schedule
 from fedacdp.plan import plan
+from fedacdp.summary import summary
 
 app = typer.Typer(
     help="Simulate a collective of users that steers a model trained on their data under differential privacy.",
@@ -26,6 +27,7 @@ app = typer.Typer(
 data_app = typer.Typer(help="Data sets.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
 app.command()(plan)
+app.command()(summary)
 
 
 class Format(StrEnum):

@@ -30,7 +30,7 @@ LAYERS = [
     {"labels", "rounds", "setting", "ranking", "bounds", "contradictions", "certified"},
     {"results", "tasks", "memory", "checkpoint", "derived", "firms"},
     {"nodes", "study"},
-    {"report", "display", "flower", "plan", "cells"},
+    {"report", "display", "flower", "plan", "cells", "summary"},
     {"cli"},
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
