@@ -18,6 +18,7 @@ from fedacdp.grid import find_study, read_study, setting, study_files
 from fedacdp.grid import shard as part_of
 from fedacdp.machine import schedule
 from fedacdp.plan import plan
+from fedacdp.summary import summary
 
 app = typer.Typer(
     help="Simulate a collective of users that steers a model trained on their data under differential privacy.",
@@ -30,6 +31,7 @@ app.add_typer(data_app, name="data")
 app.command()(plan)
 app.command()(compare)
 app.command()(audit)
+app.command()(summary)
 
 
 class Format(StrEnum):

@@ -30,7 +30,7 @@ LAYERS = [
     {"labels", "rounds", "setting", "ranking", "bounds", "contradictions", "certified", "watching"},
     {"results", "tasks", "memory", "checkpoint", "derived", "firms", "findings", "shadows", "canaries"},
     {"nodes", "study"},
-    {"report", "display", "flower", "plan", "cells", "comparing", "audit"},
+    {"report", "display", "flower", "plan", "cells", "comparing", "audit", "summary"},
     {"cli"},
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
