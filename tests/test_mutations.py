@@ -341,7 +341,7 @@ def largest_part(updates: Any) -> np.ndarray:
 @pytest.fixture(autouse=True)
 def fresh(monkeypatch: Patch) -> Any:
     """Nothing that was found out before a fault was planted, or while it was, is used again."""
-    caches = (accounting.epsilon, accounting.calibrate)
+    caches = (accounting.epsilon_together, accounting.deltas, accounting.calibrate)
     for cache in caches:
         cache.cache_clear()
     yield

@@ -34,6 +34,8 @@ class CentralAdaptive(Trusted):
     def calibrated(self, plan: Plan) -> Self:
         noise = plan.cohort / 20 if self.count_noise is None else self.count_noise
         found = super().calibrated(plan).model_copy(update={"count_noise": noise})
+        if not plan.users:  # nobody to be counted: any noise will do
+            return found.model_copy(update={"count_noise": noise or found.multiplier + 1})
         if found.multiplier < 2 * noise:
             return found
         given, least = f"noise_multiplier = {found.multiplier:g}", ""
@@ -70,6 +72,8 @@ class CentralAdaptive(Trusted):
         self, memory: np.ndarray, norms: np.ndarray, noise: Noise | None, plan: Plan, round: int, key: Key
     ) -> np.ndarray:
         assert noise is not None
+        if not plan.users:
+            return memory
         finite = norms[np.isfinite(norms)]
         halves = np.where(finite <= self.clip_now(memory), 0.5, -0.5)  # who sends nothing finite counts as absent
         share = 0.5 + (float(halves.sum()) + noise.on_count) / plan.cohort

@@ -45,7 +45,7 @@ class Distributed(Noisy):
     def calibrated(self, plan: Plan) -> Self:
         cohort = self._usual_cohort(plan) if self.cohort is None else self.cohort
         for name, value in (("cohort", cohort), ("dropouts", self.dropouts), ("colluders", self.colluders)):
-            if value > plan.users:
+            if value > max(1, plan.users):  # a platform without users gives up every round
                 raise ValueError(f"privacy.{name} = {value}: must not exceed the number of users, {plan.users}")
         if self.dropouts + self.colluders >= cohort:
             raise ValueError(
