@@ -148,5 +148,6 @@ def test_rules_that_look_at_messages_are_refused_where_only_the_sum_is_noised(na
             experiment_from(raw_experiment(privacy=privacy, aggregation={"name": weights}))
     for rule, part in parts_of("aggregation").items():
         if part.needs_messages and not mechanism.on_messages:
+            given = {field: 1.0 for field, about in part.model_fields.items() if about.is_required()}
             with pytest.raises(ConfigError, match=r"aggregation\.name"):
-                experiment_from(raw_experiment(privacy=privacy, aggregation={"name": rule}))
+                experiment_from(raw_experiment(privacy=privacy, aggregation={**given, "name": rule}))

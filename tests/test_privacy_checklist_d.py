@@ -21,7 +21,7 @@ def test_the_golden_values_of_both_kinds_and_one_accountant():
     """D15. The whole table 6.1, with Opacus' PRV and the Renyi values around it: tests/test_privacy.py. Opacus' `gdp`,
     which says 6.007 where 7.047 is right, cannot be chosen."""
     checks.check_golden()
-    assert accounting.ACCOUNTANT == "PLD (dp-accounting)"
+    assert accounting.ACCOUNTANT.startswith("PLD (dp-accounting")
     with pytest.raises(ValueError, match="accountant"):
         checks.mechanism_of("central", accountant="gdp")
 

@@ -110,7 +110,7 @@ def calibrate(target: float, delta: float, rate: float, count: int) -> float:
     A secant on log(ratio), log(epsilon), started from the Renyi answer: a PLD costs about a second, so evaluations are
     few. Where nothing is sampled the answer is exact and needs one check. ValueError if no noise would do.
     """
-    check_target(target)
+    check_target(target, "privacy.epsilon")
     try:
         return _spending(target, delta, rate, count)
     except ValueError:  # a root or a logarithm that is not there
@@ -136,10 +136,10 @@ def _spending(target: float, delta: float, rate: float, count: int) -> float:
     return found
 
 
-def check_target(target: float) -> None:
+def check_target(target: float, name: str = "epsilon") -> None:
     """ValueError for an epsilon that the accountant cannot tell from 0."""
     if target < SMALLEST:
-        raise ValueError(f"epsilon = {target:g}: cannot be met; the smallest epsilon that can is {SMALLEST:g}")
+        raise ValueError(f"{name} = {target:g}: cannot be met; the smallest epsilon that can is {SMALLEST:g}")
 
 
 def secant(spent: Callable[[float], float], target: float, low: float, high: float) -> float | None:
