@@ -8,14 +8,14 @@ from typing import Any
 
 import altair as alt
 import pandas as pd
-import vl_convert
 
 from fedacdp.anonymity import SCORES
 from fedacdp.config import ConfigError
 from fedacdp.findings import Finding
-from fedacdp.report.figures import STYLES, styled
+from fedacdp.report.figures import STYLES
 from fedacdp.report.odds import odds
-from fedacdp.results import as_csv, write
+from fedacdp.report.picture import save
+from fedacdp.results import as_csv
 
 VIEWS = {
     "messages": "every update before any noise",
@@ -124,15 +124,7 @@ def draw(run: dict[str, Any], path: Path) -> None:
     diagonal = alt.Chart(alt.InlineData(values=chance)).mark_line(strokeDash=[1, 3], strokeWidth=1.2, color="#555")
     title = f"Singling out members from {VIEWS[run['view']]}"
     layers = alt.layer(diagonal.encode(x=x, y=y), lines.encode(x=x, y=y, color=color, strokeDash=dash))
-    drawn = styled(layers.properties(width=400, height=400, title=title)).to_dict()
-    if path.suffix == ".svg":
-        picture = vl_convert.vegalite_to_svg(drawn, allowed_base_urls=[]).encode()
-    else:
-        picture = vl_convert.vegalite_to_png(drawn, scale=2, allowed_base_urls=[])
-    try:
-        write(path, picture)
-    except OSError as error:
-        raise ConfigError(f"--picture = {path}: cannot be written ({error.strerror})") from None
+    save(layers.properties(width=400, height=400, title=title), path)
 
 
 def _frame(runs: list[dict[str, Any]]) -> pd.DataFrame:

@@ -7,11 +7,10 @@ from typing import Any
 
 import altair as alt
 import pandas as pd
-import vl_convert
 
-from fedacdp.config import ConfigError
-from fedacdp.report.figures import STYLES, styled
-from fedacdp.results import as_csv, write
+from fedacdp.report.figures import STYLES
+from fedacdp.report.picture import save
+from fedacdp.results import as_csv
 
 MOST = 40
 """Cells that a table shows; the rest, of smaller mass, is in the JSON."""
@@ -121,15 +120,7 @@ def draw(found: dict[str, Any], path: Path) -> None:
             "kind:N", title=None, legend=legend, scale=alt.Scale(domain=[*kinds.values()], range=[[1, 0], [5, 4]])
         ),
     )
-    drawn = styled(chart.properties(width=400, height=280, title="Success by the size of the collective")).to_dict()
-    if path.suffix == ".svg":
-        picture = vl_convert.vegalite_to_svg(drawn, allowed_base_urls=[]).encode()
-    else:
-        picture = vl_convert.vegalite_to_png(drawn, scale=2, allowed_base_urls=[])
-    try:
-        write(path, picture)
-    except OSError as error:
-        raise ConfigError(f"--picture = {path}: cannot be written ({error.strerror})") from None
+    save(chart.properties(width=400, height=280, title="Success by the size of the collective"), path)
 
 
 def _certified(arm: dict[str, Any], found: dict[str, Any]) -> str:
